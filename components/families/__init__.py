@@ -1,0 +1,9 @@
+"""Who answers. One file a family; see `components.model.Family` for what it offers."""
+
+from components.families import mlp, vit
+from components.model import Family
+
+FAMILIES: dict[str, Family] = {
+    "mlp": mlp,
+    "vit": vit,
+}

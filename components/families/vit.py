@@ -1,0 +1,65 @@
+"""Vision transformer (Dosovitskiy et al., arXiv 2010.11929): transformers' ViTForImageClassification from a config.
+
+Reloads without Temper: `ViTForImageClassification.from_pretrained(directory)`, pruned or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.data import Spec
+from components.params import Vit
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
+
+
+def build(params: Vit, spec: Spec) -> nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    height, width, *channels = spec.shape
+    config = ViTConfig(
+        image_size=(height, width),
+        patch_size=params.patch_size,
+        num_channels=channels[0] if channels else 1,
+        hidden_size=params.hidden_size,
+        num_hidden_layers=params.layers,
+        num_attention_heads=params.heads,
+        head_dim=params.head_dim,
+        intermediate_size=params.intermediate_size,
+        hidden_dropout_prob=params.dropout,
+        attention_probs_dropout_prob=params.dropout,
+        id2label=dict(enumerate(spec.classes)),
+        label2id={name: number for number, name in enumerate(spec.classes)},
+    )
+    return ViTForImageClassification(config)
+
+
+def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    result: Tensor = module(pixel_values=inputs["pixel_values"]).logits
+    return result
+
+
+def prunable(module: nn.Module) -> list[nn.Module]:
+    """The feed-forward width of every layer."""
+    return [layer.mlp.fc1 for layer in module.vit.layers]  # type: ignore[union-attr]
+
+
+def pruned(module: nn.Module, params: Vit) -> Vit:
+    (width,) = {layer.mlp.fc1.out_features for layer in module.vit.layers}  # type: ignore[union-attr]
+    module.config.intermediate_size = width  # type: ignore[union-attr]
+    return params.model_copy(update={"intermediate_size": width})
+
+
+def save(module: nn.Module, directory: Path) -> None:
+    module.save_pretrained(directory)  # type: ignore[operator]
+
+
+def load(directory: Path, params: Vit, spec: Spec) -> nn.Module:
+    from transformers import ViTForImageClassification
+
+    return ViTForImageClassification.from_pretrained(directory, local_files_only=True, use_safetensors=True)

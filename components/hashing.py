@@ -1,0 +1,45 @@
+"""Hashes of what goes in and what comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(root: Path) -> str:
+    """One hash over the names and bytes of all files below `root`, or of the one file that it is."""
+    if root.is_file():
+        return sha256_file(root)
+    total = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        total.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
+    return total.hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """All of components/: used where a wrong reuse would be worse than a needless rerun."""
+    total = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """One hash over params (JSON), input files (Path) and Temper's code: equal means nothing has changed."""
+    total = hashlib.sha256(code_sha256().encode())
+    for part in parts:
+        if isinstance(part, Path):
+            total.update((sha256_tree(part) if part.exists() else "absent").encode())
+        else:
+            total.update(json.dumps(part, sort_keys=True, default=str).encode())
+        total.update(b"\n")
+    return total.hexdigest()

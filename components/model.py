@@ -1,0 +1,78 @@
+"""A model as it passes from stage to stage: an architecture, its weights and what it knows of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from components.data import Rows, Spec
+from components.params import Family as FamilyParams
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Family(Protocol):
+    """What a file in families/ offers. Torch and transformers are imported inside its functions."""
+
+    LORA_TARGETS: list[str] | str  # what peft's `target_modules` takes
+
+    def build(self, params: Any, spec: Spec) -> nn.Module: ...
+
+    def logits(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Preprocessed inputs, first axis the batch, to float logits (batch, classes)."""
+        ...
+
+    def prunable(self, module: nn.Module) -> list[nn.Module]:
+        """Layers whose output channels may go; the dependency graph follows what hangs on them."""
+        ...
+
+    def pruned(self, module: nn.Module, params: Any) -> Any:
+        """The params that `build` needs to make the pruned module again."""
+        ...
+
+    def save(self, module: nn.Module, directory: Path) -> None: ...
+
+    def load(self, directory: Path, params: Any, spec: Spec) -> nn.Module: ...
+
+
+class Task(Protocol):
+    """What a file in tasks/ offers to stages that compute with a model."""
+
+    def preprocess(self, inputs: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
+        """Raw inputs to what a family takes; traced into the exported graph."""
+        ...
+
+    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor: ...
+
+    def metrics(self, logits: Any, labels: Any) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    params: FamilyParams  # with `family` and `spec`, all that is needed to build the module again
+    family: Family
+    task: Task
+    spec: Spec
+    module: nn.Module
+
+    def logits(self, raw: Mapping[str, Tensor]) -> Tensor:
+        """Raw inputs, first axis the batch, to logits (batch, classes)."""
+        return self.family.logits(self.module, self.task.preprocess(raw, self.spec))
+
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use besides its model and its params."""
+
+    rows: Callable[[str], Rows]  # 'train' or 'validation'
+    create: Callable[[FamilyParams], Model]  # a new, untrained model for the same task and data
+    seed: int
+    out: Path  # the model's folder: for files beside the weights
+    parent_sha256: str  # of the weights that the variant starts from
+    log: Callable[[Mapping[str, float], int], None]  # metrics at an epoch

@@ -1,0 +1,1 @@
+"""Model to model. One file a pass: `run(model, params, context) -> model`."""

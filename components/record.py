@@ -1,0 +1,91 @@
+"""What a stage leaves behind to be tracked: one JSON-lines file a stage, cheap to write and safe to kill.
+
+`tracking.drain` turns these files into MLflow runs; a stage itself never imports mlflow. Lines:
+
+    {"stage": "make", "item": "base", "pid": 1, "host": "...", "time": 0.0, "params": {...}}   first
+    {"step": 3, "time": 0.0, "metrics": {"loss": 0.1}}                                         any number
+    {"cell": "base/fp32", "params": {...}, "metrics": {...}, "tags": {...}}                      any number
+    {"status": "FINISHED", "time": 0.0, "metrics": {...}, "artifacts": ["path", ...]}           last
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(".temper/runs")  # one folder a pipeline run
+
+
+def pipeline_run() -> str:
+    """The name of the pipeline run this process belongs to.
+
+    The flow sets TEMPER_RUN; under plain `dvc repro` it is the dvc process and the time it started.
+    """
+    if name := os.environ.get("TEMPER_RUN"):
+        return name
+    driver = dvc_process()
+    return f"dvc-{driver[0]}-{driver[1]}" if driver else f"stage-{os.getpid()}-{process_start(os.getpid())}"
+
+
+def process_start(pid: int) -> int | None:
+    """Start time in clock ticks since boot: with the pid it names a process for good. None if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def dvc_process() -> tuple[int, int] | None:
+    """Pid and start time of the dvc process above this one, if a dvc command started it."""
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            parent = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            return None
+        if any(os.path.basename(word) == b"dvc" for word in words[:3]):
+            start = process_start(pid)
+            return (pid, start) if start is not None else None
+        pid = parent
+    return None
+
+
+class Recorder:
+    """Appends lines to .temper/runs/<pipeline run>/<stage>[@<item>].jsonl; each line is one write."""
+
+    def __init__(self, stage: str, item: str | None, params: Mapping[str, Any]) -> None:
+        name = f"{stage}@{item}" if item else stage
+        self.path = ROOT / pipeline_run() / f"{name}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        self.write(
+            stage=stage,
+            item=item,
+            pid=os.getpid(),
+            start=process_start(os.getpid()),
+            host=socket.gethostname(),
+            time=time.time(),
+            params=dict(params),
+        )
+
+    def write(self, **line: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Metrics at a step; NaN is written as such, which MLflow takes."""
+        self.write(step=step, time=time.time(), metrics=dict(metrics))
+
+    def cell(self, cell: str, params: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """One cell of the matrix, tracked as a run of its own."""
+        self.write(cell=cell, params=dict(params), metrics=dict(metrics), tags=dict(tags))
+
+    def end(self, status: str, metrics: Mapping[str, float], artifacts: list[str]) -> None:
+        self.write(status=status, time=time.time(), metrics=dict(metrics), artifacts=artifacts)

@@ -1,0 +1,1 @@
+"""Model to file that ships. One file a target kind."""
