@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from components.data import Spec
 from components.families import FAMILIES
 from components.model import Model
 from components.params import Family as FamilyParams
+from components.params import check_family
 from components.tasks import TASKS
 
 
@@ -34,7 +33,7 @@ def save(model: Model, out: Path) -> None:
 def load(directory: Path) -> Model:
     """The model in eval mode on the CPU."""
     card = json.loads((directory / "temper.json").read_text("utf-8"))
-    params = TypeAdapter(FamilyParams).validate_python(card["params"])
+    params = check_family(card["params"])
     spec = Spec.model_validate(card["spec"])
     family = FAMILIES[params.family]
     module = family.load(directory, params, spec).eval()

@@ -74,7 +74,7 @@ def each(
             record = Record("not measured", str(error), inputs=made_from)
         except MACHINE_FAULTS:
             raise
-        except Exception as error:  # one cell's fault must not cost the others their result
+        except Exception as error:  # noqa: BLE001 - one cell's fault must not cost the others their result
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             record = Record("failed", reason, detail=traceback.format_exc(), inputs=made_from)
         if record.status != "ok":

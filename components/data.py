@@ -50,7 +50,8 @@ def read_rows(prepared: Path, split: str, spec: Spec) -> Rows:
 
     table = pq.read_table(prepared / f"{split}.parquet")
     inputs = {
-        name.removeprefix("input."): np.ascontiguousarray(
+        # A copy: Arrow's memory is read-only, which torch does not take.
+        name.removeprefix("input."): np.array(
             table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False), dtype=np.float32
         ).reshape(len(table), *spec.shape)
         for name in table.column_names
@@ -59,5 +60,5 @@ def read_rows(prepared: Path, split: str, spec: Spec) -> Rows:
     return Rows(
         row_id=np.asarray(table.column("row_id").to_pylist()),
         inputs=inputs,
-        labels=table.column("label").to_numpy().astype(np.int64),
+        labels=np.array(table.column("label").to_numpy(), dtype=np.int64),
     )

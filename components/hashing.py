@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ from typing import Any
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_known(path: Path, earlier: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """(sha256 of a file, stats to give back as `earlier`): hashed again only when size, mtime or inode differ."""
+    found = path.stat()
+    stat = {"path": str(path), "size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+    if earlier is not None and stat.items() <= earlier.items():
+        return earlier["sha256"], {**stat, "sha256": earlier["sha256"]}
+    sha256 = sha256_file(path)
+    return sha256, {**stat, "sha256": sha256}
 
 
 def sha256_tree(root: Path) -> str:

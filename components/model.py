@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 class Family(Protocol):
     """What a file in families/ offers. Torch and transformers are imported inside its functions."""
 
-    LORA_TARGETS: list[str] | str  # what peft's `target_modules` takes
-
     def build(self, params: Any, spec: Spec) -> nn.Module: ...
 
     def logits(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """Preprocessed inputs, first axis the batch, to float logits (batch, classes)."""
         ...
 
-    def prunable(self, module: nn.Module) -> list[nn.Module]:
+    def lora_targets(self, module: nn.Module) -> list[str]:
+        """Names of the linear layers that take a low-rank update, as peft's `target_modules` matches them."""
+        ...
+
+    def prunable(self, module: nn.Module) -> Sequence[nn.Module]:
         """Layers whose output channels may go; the dependency graph follows what hangs on them."""
         ...
 

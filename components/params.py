@@ -6,12 +6,13 @@ the whole file, and what its parts say of each other, and reports every error at
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from components.errors import ParamsError
 
@@ -22,6 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, le=1e9)]
+Bounded = Annotated[float, Field(ge=-1e9, le=1e9)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 
@@ -80,7 +82,7 @@ class ImageClassification(Section):
     kind: Literal["image_classification"]
     columns: ImageColumns
     shape: Annotated[list[Count], Field(min_length=2, max_length=3)]  # height, width[, channels]
-    range: Annotated[list[float], Field(min_length=2, max_length=2)]  # least and greatest raw pixel value
+    range: Annotated[list[Bounded], Field(min_length=2, max_length=2)]  # least and greatest raw pixel value
     classes: Annotated[list[Text], Field(min_length=2, max_length=100_000)]
 
     @model_validator(mode="after")
@@ -352,12 +354,20 @@ def _tree_errors(params: Params) -> Iterator[str]:
         )
 
 
-def _describe(error: Mapping[str, Any]) -> str:
-    tags = {"embedded", "csv", "parquet", "mlp", "vit", "train", "lora", "distill", "prune", "adamw", "sgd"}
-    tags |= {"onnx_fp32", "onnx_int8_dynamic", "onnx_int8_static", "tensorrt"}
-    # Pydantic puts the union's tag into the path ("variants.base.train.fit"); the file has no such key.
-    steps = [str(step) for i, step in enumerate(error["loc"]) if not (i and step in tags and i < len(error["loc"]))]
-    where = ".".join(steps) or "params.yaml"
+def _path(loc: tuple[int | str, ...], raw: Any) -> str:
+    """The keys of the file that lead to an error: pydantic puts the tags of unions between them."""
+    steps, node = [], raw
+    for i, step in enumerate(loc):
+        if isinstance(node, dict) and step not in node and i + 1 < len(loc):
+            continue
+        steps.append(str(step))
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            node = node[step]
+    return ".".join(steps) or "params.yaml"
+
+
+def _describe(error: Mapping[str, Any], raw: Any) -> str:
+    where = _path(error["loc"], raw)
     got = error.get("input")
     shown = "" if isinstance(got, dict | list) or error["type"] == "missing" else f", got {got!r:.80}"
     message = error["msg"].removeprefix("Value error, ")
@@ -375,11 +385,23 @@ def check(raw: object) -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError([_describe(item) for item in error.errors(include_url=False)]) from None
+        raise ParamsError([_describe(item, raw) for item in error.errors(include_url=False)]) from None
     errors = list(_tree_errors(params))
     if errors:
         raise ParamsError(errors)
     return params
+
+
+def check_family(raw: object) -> Mlp | Vit:
+    """A model section by itself, as a model folder's temper.json holds it."""
+    made: Mlp | Vit = TypeAdapter(Family).validate_python(raw)
+    return made
+
+
+def check_variant(raw: object) -> Train | Lora | Distill | Prune:
+    """One entry of `variants` by itself."""
+    made: Train | Lora | Distill | Prune = TypeAdapter(Variant).validate_python(raw)
+    return made
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -50,7 +50,7 @@ def dvc_process() -> tuple[int, int] | None:
             parent = int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             return None
-        if any(os.path.basename(word) == b"dvc" for word in words[:3]):
+        if any(Path(word.decode(errors="replace")).name == "dvc" for word in words[:3]):
             start = process_start(pid)
             return (pid, start) if start is not None else None
         pid = parent

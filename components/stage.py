@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from components import record
-from components.hashing import fingerprint
 from components.errors import ParamsError, TemperError
+from components.hashing import fingerprint
 
 log = logging.getLogger("temper")
 
@@ -41,6 +41,7 @@ QUIET = {  # everything phones home by default; nothing here may
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "1",
     "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -87,7 +88,7 @@ def write_atomic(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, "utf-8")
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def _arguments(
@@ -176,7 +177,7 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
             # A rename cannot replace a full folder; between these two lines a kill costs the old output only.
             shutil.rmtree(out, ignore_errors=True)
             out.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(aside / "out", out)
+            (aside / "out").rename(out)
             shutil.rmtree(aside)
         if metrics_path:
             write_atomic(metrics_path, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
@@ -203,14 +204,14 @@ def main(arguments: list[str]) -> int:
     end_with_driver()
     words = [word for word in arguments if "=" not in word]
     if not words or len(words) > 2:
-        print(__doc__, file=sys.stderr)
+        log.error(__doc__)
         return ParamsError.exit_code
     paths = {name: Path(path) for name, _, path in (word.partition("=") for word in arguments if "=" in word)}
     started = time.monotonic()
     try:
         execute(words[0], words[1] if len(words) == 2 else None, paths)
     except TemperError as error:
-        print(f"{' '.join(words)}: {error}", file=sys.stderr)
+        log.error("%s: %s", "@".join(words), error)
         return error.exit_code
     log.info("%s: done in %.1f s", "@".join(words), time.monotonic() - started)
     return 0

@@ -6,7 +6,7 @@ Reloads without Temper: an `nn.Sequential` of these layers and `safetensors.torc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,6 @@ from components.params import Mlp
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-LORA_TARGETS = r"\d+"  # every Linear: peft matches module names, and the layers of a Sequential are numbered
 
 
 def build(params: Mlp, spec: Spec) -> nn.Module:
@@ -35,7 +33,13 @@ def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     return result
 
 
-def prunable(module: nn.Module) -> list[nn.Module]:
+def lora_targets(module: nn.Module) -> list[str]:
+    from torch import nn
+
+    return [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+
+
+def prunable(module: nn.Module) -> Sequence[nn.Module]:
     from torch import nn
 
     return [layer for layer in module.modules() if isinstance(layer, nn.Linear)][:-1]

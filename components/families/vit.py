@@ -5,7 +5,7 @@ Reloads without Temper: `ViTForImageClassification.from_pretrained(directory)`, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,6 @@ from components.params import Vit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
 
 
 def build(params: Vit, spec: Spec) -> nn.Module:
@@ -36,7 +34,8 @@ def build(params: Vit, spec: Spec) -> nn.Module:
         id2label=dict(enumerate(spec.classes)),
         label2id={name: number for number, name in enumerate(spec.classes)},
     )
-    return ViTForImageClassification(config)
+    module: nn.Module = ViTForImageClassification(config)
+    return module
 
 
 def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -44,7 +43,11 @@ def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     return result
 
 
-def prunable(module: nn.Module) -> list[nn.Module]:
+def lora_targets(module: nn.Module) -> list[str]:
+    return ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
+
+
+def prunable(module: nn.Module) -> Sequence[nn.Module]:
     """The feed-forward width of every layer."""
     return [layer.mlp.fc1 for layer in module.vit.layers]  # type: ignore[union-attr]
 
@@ -62,4 +65,7 @@ def save(module: nn.Module, directory: Path) -> None:
 def load(directory: Path, params: Vit, spec: Spec) -> nn.Module:
     from transformers import ViTForImageClassification
 
-    return ViTForImageClassification.from_pretrained(directory, local_files_only=True, use_safetensors=True)
+    module: nn.Module = ViTForImageClassification.from_pretrained(
+        directory, local_files_only=True, use_safetensors=True
+    )
+    return module

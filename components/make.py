@@ -1,0 +1,65 @@
+"""make: one pass makes one variant from its parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from components import assemble
+from components.data import Rows, Spec, read_rows
+from components.fit import measure
+from components.hashing import sha256_file
+from components.model import Context, Model
+from components.params import Family as FamilyParams
+from components.params import Variant
+from components.passes import PASSES
+
+
+def run(
+    variant: Variant,
+    seed: int,
+    threads: int,
+    log: Callable[[Mapping[str, float], int], None],
+    *,
+    data: Path,
+    parent: Path,
+    out: Path,
+) -> dict[str, float]:
+    """Metrics: on the validation split (the test split is for evaluate), and the model's size."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    spec = Spec.read(data)
+
+    @cache
+    def rows(split: str) -> Rows:
+        if split not in ("train", "validation"):
+            raise ValueError(f"a pass may read train and validation, not {split!r}")
+        return read_rows(data, split, spec)
+
+    def create(params: FamilyParams) -> Model:
+        return assemble.create(params, spec)
+
+    start = assemble.load(parent)
+    context = Context(rows, create, seed, out, sha256_file(parent / "model.safetensors"), log)
+    model, figures = PASSES[variant.kind](start, variant, context)
+    assemble.save(model, out)
+    return {
+        **{f"validation_{name}": value for name, value in measure(model, rows("validation")).items()},
+        "parameters": model.parameters(),
+        "multiply_adds": multiply_adds(model, rows("validation").head(1)),
+        **figures,
+    }
+
+
+def multiply_adds(model: Model, one: Rows) -> int:
+    """Of matrix products, convolutions and attention, for one row."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.logits({name: torch.from_numpy(x) for name, x in one.inputs.items()})
+    return int(counter.get_total_flops()) // 2
