@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +79,25 @@ def each(
             record = Record("failed", reason, detail=traceback.format_exc(), inputs=made_from)
         if record.status != "ok":
             log.warning("%s: %s: %s", target, record.status, record.reason)
+            shutil.rmtree(folder)  # what is half made or refused must not be taken for a result
         record.write(folder)
         records[target] = record
     return records
+
+
+def spread(record: Record, targets: Iterable[str], out: Path) -> dict[str, Record]:
+    """Give every target the same record: what they would all be made from is not ok."""
+    for target in targets:
+        shutil.rmtree(out / target, ignore_errors=True)
+        record.write(out / target)
+    return dict.fromkeys(targets, record)
+
+
+def numbers(records: Mapping[str, Record]) -> dict[str, Any]:
+    """The numbers among the figures of all cells that are ok, nested as they are: a stage's metrics."""
+
+    def only(figures: Mapping[str, Any]) -> dict[str, Any]:
+        nested = {name: only(value) if isinstance(value, Mapping) else value for name, value in figures.items()}
+        return {name: value for name, value in nested.items() if isinstance(value, int | float | dict)}
+
+    return {target: only(record.figures) for target, record in records.items() if record.status == "ok"}

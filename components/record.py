@@ -33,12 +33,13 @@ def pipeline_run() -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """Start time in clock ticks since boot: with the pid it names a process for good. None if there is none."""
+    """Start time in clock ticks since boot: with the pid it names a process for good. None if it does not run."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])  # dead, but its parent has not asked yet
 
 
 def dvc_process() -> tuple[int, int] | None:

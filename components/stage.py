@@ -12,7 +12,6 @@ when complete. A killed stage leaves its folder aside; the next run with the sam
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import fcntl
 import importlib
@@ -22,52 +21,26 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from components import record
 from components.errors import ParamsError, TemperError
-from components.hashing import fingerprint
+from components.hashing import fingerprint, sha256_file
+from components.host import QUIET, machine_lock
 
 log = logging.getLogger("temper")
 
 ASIDE = Path("work/aside")  # where outputs grow; same file system as where they go
-QUIET = {  # everything phones home by default; nothing here may
-    "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 # `benchmark` is alone on the machine: it waits for these, and they for it.
 LOCKS = {"benchmark": fcntl.LOCK_EX, "make": fcntl.LOCK_SH, "build": fcntl.LOCK_SH, "engine": fcntl.LOCK_SH}
-ALWAYS = {"observe", "promote"}  # not cached: tracked only if they have something to say
-
-
-@contextlib.contextmanager
-def machine_lock(stage: str) -> Iterator[None]:
-    """Hold the machine-wide lock as this stage must; says so when it has to wait."""
-    if stage not in LOCKS:
-        yield
-        return
-    path = Path(tempfile.gettempdir()) / f"temper-machine-{os.getuid()}.lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, LOCKS[stage] | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: waiting until %s is free", stage, path)
-            fcntl.flock(file, LOCKS[stage])
-        yield
+ALWAYS = {"observe", "promote"}  # not cached: tracked only if they have something to say, and kept fast
+CHECKED = Path(".temper/params.json")  # params that were found to be right, as plain data
 
 
 def end_with_driver() -> None:
@@ -91,14 +64,54 @@ def write_atomic(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def follow_run() -> None:
+    """Under plain `dvc repro`, let one process of its own track what the stages record, until dvc is gone.
+
+    So no stage pays for importing MLflow, curves show while training runs, and a killed run is closed.
+    """
+    driver = record.dvc_process()
+    if driver is None or "TEMPER_RUN" in os.environ:
+        return
+    log_path = Path(".temper/follow.log")
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("a") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "components.tracking", *map(str, driver)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def plain_params() -> dict[str, Any]:
+    """params.yaml as plain data, checked: for stages that always run, since typed params take longer than they do."""
+    path, rules = Path("params.yaml"), Path(__file__).with_name("params.py")
+    known = f"{sha256_file(path) if path.exists() else None} {sha256_file(rules)}"
+    if CHECKED.exists():
+        checked = json.loads(CHECKED.read_text("utf-8"))
+        if checked["of"] == known:
+            values: dict[str, Any] = checked["params"]
+            return values
+    from components import params
+
+    values = params.load().model_dump(mode="json", by_alias=True)
+    write_atomic(CHECKED, json.dumps({"of": known, "params": values}))
+    return values
+
+
 def _arguments(
-    run: Callable[..., Any], item: str | None, paths: Mapping[str, Path]
+    run: Callable[..., Any], item: str | None, paths: Mapping[str, Path], always: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(values to call `run` with, the params among them as plain data) for all but the paths."""
     names = set(inspect.signature(run).parameters) - set(paths) - {"previous", "log", "cell"}
     values: dict[str, Any] = {"item": item} if "item" in names else {}
     names -= {"item"}
     plain: dict[str, Any] = {}
+    if always:
+        everything = plain_params()
+        plain = {name: everything[name] for name in sorted(names)}
+        return values | plain, plain
     if names:
         from components import params
 
@@ -145,13 +158,15 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
     """Run one stage from the workspace's root and put its outputs in place."""
     run = importlib.import_module(f"components.{stage}").run
     out, metrics_path, curve_path = paths.pop("out", None), paths.pop("metrics", None), paths.pop("curve", None)
-    values, plain = _arguments(run, item, {**paths, **({"out": out} if out else {})})
+    values, plain = _arguments(run, item, {**paths, **({"out": out} if out else {})}, stage in ALWAYS)
     wanted = inspect.signature(run).parameters
     for name, path in paths.items():
         if name in wanted and not path.exists():
             raise TemperError(f"{stage}: {name}={path} does not exist; run `dvc repro` to make it")
 
     recorder = record.Recorder(stage, item, flatten(plain)) if stage not in ALWAYS else None
+    if recorder:
+        follow_run()
     if "log" in wanted:
         values["log"] = recorder.log if recorder else None
     if "cell" in wanted:
@@ -171,7 +186,7 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
     status = "FAILED"
     metrics: dict[str, float] = {}
     try:
-        with machine_lock(stage):
+        with machine_lock(LOCKS.get(stage), stage):
             metrics = run(**values, **paths) or {}
         if out is not None:
             # A rename cannot replace a full folder; between these two lines a kill costs the old output only.
@@ -207,6 +222,9 @@ def main(arguments: list[str]) -> int:
         log.error(__doc__)
         return ParamsError.exit_code
     paths = {name: Path(path) for name, _, path in (word.partition("=") for word in arguments if "=" in word)}
+    if words[0] not in LOCKS or LOCKS[words[0]] == fcntl.LOCK_SH:
+        # Threads that spin while they wait slow what runs beside them threefold; alone, they are a little faster.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     started = time.monotonic()
     try:
         execute(words[0], words[1] if len(words) == 2 else None, paths)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from components.data import Spec
+from components.errors import DataError
+from components.params import Expectation, ImageClassification
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
     from torch import Tensor
+
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
 def statistics(inputs: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
@@ -43,4 +52,299 @@ def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {
         "accuracy": float(right.mean()),
         "worst_class_accuracy": min(float(right[labels == label].mean()) for label in np.unique(labels)),
+    }
+
+
+# --- the data half: from raw columns to inputs and labels -----------------------------------------
+
+
+def _image_columns(names: Sequence[str], params: ImageClassification) -> list[str]:
+    """The columns that hold the image, in file order: with a `*`, one a pixel."""
+    others = {params.columns.label, params.columns.key}
+    pattern = ".*".join(re.escape(part) for part in params.columns.image.split("*"))
+    return [name for name in names if re.fullmatch(pattern, name, re.DOTALL) and name not in others]
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """One array; categories become their values."""
+    import pyarrow as pa
+
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _numbers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(float64 values, which of them are something else than a number); null and what is no number become NaN."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = array.type
+    if pa.types.is_null(kind):
+        return np.full(len(array), np.nan), np.zeros(len(array), bool)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        values = pc.cast(array, pa.float64(), safe=False)
+        return np.array(values.to_numpy(zero_copy_only=False), dtype=np.float64), np.zeros(len(array), bool)
+    present = np.array(pc.is_valid(array).to_numpy(zero_copy_only=False))
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return np.full(len(array), np.nan), present
+    text = pc.utf8_trim_whitespace(array)
+    readable = pc.match_substring_regex(text, NUMBER)
+    values = pc.cast(pc.if_else(readable, text, pa.scalar(None, kind)), pa.float64())
+    return (
+        np.array(values.to_numpy(zero_copy_only=False), dtype=np.float64),
+        present & ~np.array(pc.fill_null(readable, False).to_numpy(zero_copy_only=False)),
+    )
+
+
+def _leaves(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The values of (nested) lists, and for each the row that it belongs to."""
+    import pyarrow.compute as pc
+
+    rows = np.arange(len(array))
+    while _is_list(array.type):
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        rows, array = np.repeat(rows, lengths), _plain(pc.list_flatten(array))
+    return array, rows
+
+
+def _pixels(table: pa.Table, params: ImageClassification) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(float64 pixels (rows, size), NaN where there is none; how many values, nulls and non-numbers a row has)."""
+    size = math.prod(params.shape)
+    names = _image_columns(table.column_names, params)
+    pixels = np.full((len(table), size), np.nan)
+    if len(names) == 1 and _is_list(table.schema.field(names[0]).type):
+        array, rows = _leaves(_plain(table.column(names[0])))
+        values, text = _numbers(array)
+        sizes = np.bincount(rows, minlength=len(table))
+        whole = sizes == size
+        pixels[whole] = values[whole[rows]].reshape(-1, size)
+        nulls = np.bincount(rows, weights=_null(array), minlength=len(table)).astype(np.int64)
+        return pixels, {
+            "size": sizes,
+            "nulls": nulls,
+            "text": np.bincount(rows, weights=text, minlength=len(table)).astype(np.int64),
+        }
+    nulls, texts = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
+    for i, name in enumerate(names):
+        array = _plain(table.column(name))
+        values, text = _numbers(array)
+        nulls, texts = nulls + _null(array), texts + text
+        if i < size:
+            pixels[:, i] = values
+    return pixels, {"size": np.full(len(table), len(names)), "nulls": nulls, "text": texts}
+
+
+def _null(array: pa.Array) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    return np.array(pc.is_null(array).to_numpy(zero_copy_only=False))
+
+
+def _names(column: pa.ChunkedArray) -> list[str | None]:
+    """Values as text, so that 3, 3.0 and "3" are the same class; null and NaN are None."""
+
+    def name(value: object) -> str | None:
+        if value is None or value != value:
+            return None
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        return str(value)
+
+    array = _plain(column)
+    if _is_list(array.type):  # refused by the rules on columns
+        return [str(value) for value in array.to_pylist()]
+    coded = array.dictionary_encode()  # one text for each distinct value, not for each row
+    texts = [*(name(value) for value in coded.dictionary.to_pylist()), None]
+    return [texts[i] for i in coded.indices.fill_null(-1).to_pylist()]
+
+
+def content(inputs: Mapping[str, np.ndarray]) -> list[str]:
+    """128 bits of SHA-256 over each image as little-endian float32; minus zero is zero."""
+    images = inputs["image"].astype("<f4") + np.zeros(1, "<f4")
+    return [hashlib.sha256(image.tobytes()).hexdigest()[:32] for image in images]
+
+
+def keys(table: pa.Table, params: ImageClassification) -> list[str] | None:
+    if params.columns.key is None:
+        return None
+    return [name or "" for name in _names(table.column(params.columns.key))]
+
+
+def read(table: pa.Table, params: ImageClassification) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """(image float32 (n, *shape), class numbers int32). Raises DataError for rows that validate sets aside."""
+    pixels, _ = _pixels(table, params)
+    number = {name: i for i, name in enumerate(params.classes)}
+    labels = np.array([number.get(name or "", -1) for name in _names(table.column(params.columns.label))], np.int32)
+    if bad := int((~np.isfinite(pixels).all(1) | (labels < 0)).sum()):
+        raise DataError(f"{bad} of {len(table)} rows have no readable image or label; run validate on these data first")
+    return {"image": pixels.astype(np.float32).reshape(-1, *params.shape)}, labels
+
+
+# --- the data half: what validate looks at --------------------------------------------------------
+
+
+def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
+    """One row a raw column: its role and kind of values; `table` may be the first rows only."""
+    import pandas as pd
+    import pyarrow as pa
+
+    image = set(_image_columns(table.column_names, params))
+
+    def kind(name: str) -> str:
+        array = _plain(table.column(name))
+        listed = name in image and "*" not in params.columns.image
+        if listed and not (_is_list(array.type) or pa.types.is_null(array.type)):
+            return f"{array.type}, not a list"
+        array = _leaves(array)[0] if listed else array
+        if pa.types.is_null(array.type):
+            return "empty"
+        if pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
+            return "number"
+        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            values, _ = _numbers(array)
+            return "number" if np.isfinite(values).any() and name in image else "text"
+        return "text" if pa.types.is_boolean(array.type) and name not in image else str(array.type)
+
+    roles: dict[str | None, str] = {params.columns.label: "label", params.columns.key: "key"}
+    roles |= dict.fromkeys(image, "image")
+    found = [(name, roles.get(name)) for name in table.column_names]
+    return pd.DataFrame(
+        {
+            "column": pd.Series([name for name, _ in found], dtype="object"),
+            "role": pd.Series([role for _, role in found], dtype="object"),
+            "extra": pd.Series([None if role else name for name, role in found], dtype="object"),
+            "image_kind": pd.Series([kind(name) if role == "image" else None for name, role in found], dtype="object"),
+            "name_kind": pd.Series(
+                [kind(name) if role in ("label", "key") else None for name, role in found], dtype="object"
+            ),
+        }
+    )
+
+
+def features(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
+    """label, key, content and image_size, _nulls, _text, _nonfinite, _min, _max, _mean of each row.
+
+    What belongs to a column that is not there is left out.
+    """
+    import pandas as pd
+
+    found: dict[str, Any] = {}
+    for name, column in (("label", params.columns.label), ("key", params.columns.key)):
+        if column in table.column_names:
+            found[name] = pd.Series(_names(table.column(column)), dtype="object")
+    if _image_columns(table.column_names, params):
+        pixels, counts = _pixels(table, params)
+        found |= {f"image_{name}": values for name, values in counts.items()}
+        nonfinite = ~np.isfinite(pixels)
+        missing = counts["nulls"] + counts["text"]
+        whole = counts["size"] == pixels.shape[1]
+        found["image_nonfinite"] = np.where(whole, nonfinite.sum(1) - missing, 0)
+        least, greatest = np.where(nonfinite, np.inf, pixels).min(1), np.where(nonfinite, -np.inf, pixels).max(1)
+        any_finite = ~nonfinite.all(1)
+        found["image_min"] = np.where(any_finite, least, np.nan)
+        found["image_max"] = np.where(any_finite, greatest, np.nan)
+        total = np.where(nonfinite, 0, pixels).sum(1)
+        found["image_mean"] = np.where(any_finite, total / np.maximum((~nonfinite).sum(1), 1), np.nan)
+        with np.errstate(over="ignore"):
+            hashes = content({"image": pixels})
+        usable = whole & ~nonfinite.any(1)
+        found["content"] = pd.Series([h if ok else None for h, ok in zip(hashes, usable, strict=True)], dtype="object")
+    return pd.DataFrame(found)
+
+
+def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
+    """What must hold of the raw columns (else the run stops) and of each row (else it is set aside)."""
+    size, names = math.prod(params.shape), params.columns
+    roles = ["image", "label", *(["key"] if names.key else [])]
+    count = (size if "*" in names.image else 1) + len(roles) - 1
+
+    def rule(severity: Literal["stop", "quarantine"], expect: str, notes: str, **arguments: Any) -> Expectation:
+        return Expectation(expect=f"expect_{expect}", severity=severity, arguments={**arguments, "notes": notes})
+
+    def none(column: str, notes: str) -> Expectation:
+        return rule("quarantine", "column_values_to_be_in_set", notes, column=column, value_set=[0])
+
+    wanted = f"image {names.image!r} (task.shape {params.shape}), label {names.label!r}"
+    wanted += f", key {names.key!r}" if names.key else ""
+    between = {"min_value": params.range[0], "max_value": params.range[1]}
+    rows = [
+        rule("quarantine", "column_values_to_not_be_null", "the label is missing", column="label"),
+        rule(
+            "quarantine",
+            "column_values_to_be_in_set",
+            "the label is not one of task.classes",
+            column="label",
+            value_set=params.classes,
+        ),
+        rule(
+            "stop",
+            "column_unique_value_count_to_be_between",
+            "there must be at least two classes to tell apart",
+            column="label",
+            min_value=2,
+        ),
+        rule(
+            "quarantine",
+            "column_values_to_be_in_set",
+            f"the image must have {size} values (task.shape {params.shape})",
+            column="image_size",
+            value_set=[size],
+        ),
+        none("image_nulls", "pixels are missing"),
+        none("image_text", "pixels are not numbers"),
+        none("image_nonfinite", "pixels are NaN or infinite"),
+        rule(
+            "quarantine", "column_values_to_be_between", "a pixel is outside task.range", column="image_min", **between
+        ),
+        rule(
+            "quarantine", "column_values_to_be_between", "a pixel is outside task.range", column="image_max", **between
+        ),
+    ]
+    if names.key:
+        rows.append(rule("quarantine", "column_values_to_not_be_null", "the key is missing", column="key"))
+    return {
+        "columns": [
+            rule(
+                "stop",
+                "table_row_count_to_equal",
+                f"the number of columns; task.columns wants {wanted}: {count} in all",
+                value=count,
+            ),
+            rule(
+                "stop",
+                "column_distinct_values_to_contain_set",
+                f"a column is missing or renamed; task.columns wants {wanted}",
+                column="role",
+                value_set=roles,
+            ),
+            rule(
+                "stop",
+                "column_values_to_be_null",
+                "task.columns does not name this column; drop it, or correct its name",
+                column="extra",
+            ),
+            rule(
+                "stop",
+                "column_values_to_be_in_set",
+                "pixels must be numbers",
+                column="image_kind",
+                value_set=["number", "empty"],
+            ),
+            rule(
+                "stop",
+                "column_values_to_be_in_set",
+                "labels and keys must be text or whole numbers",
+                column="name_kind",
+                value_set=["number", "text", "empty"],
+            ),
+        ],
+        "rows": rows,
     }

@@ -1,0 +1,32 @@
+# `make run` and `make test` are all that is needed; both set up .venv first if the lock changed.
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock clean
+SHELL := /bin/bash
+BIN := .venv/bin
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+run: .venv/.installed ## run the pipeline: what is stale, then the matrix and the champion
+	@$(BIN)/temper run
+
+test: check ## everything that CI checks
+
+check: .venv/.installed ## ruff, types, import contracts, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+lock: .venv/.installed ## resolve pyproject.toml anew into constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url --no-header \
+		pyproject.toml -o constraints.txt
+
+clean: ## remove results and caches of this folder; DVC's cache, the tracked runs and .venv stay
+	rm -rf work .temper .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# A stamp, not a phony target: set-up runs again only when the lock or the package's declaration changed.
+.venv/.installed: pyproject.toml constraints.txt .ci/setup
+	@.ci/setup

@@ -1,0 +1,220 @@
+"""Latency of all cells, interleaved round by round in one process; load time and memory, each in a fresh one.
+
+Beside the cells stand `eager`, PyTorch running the first variant, and `control`, a second session of the
+reference cell: an A/A comparison. What slows the machine for a while slows all of them alike.
+
+`python -m components.benchmark BUILD THREADS INPUTS.npz` prints one cell's footprint as JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components import runtime
+from components.cell import MACHINE_FAULTS, Record
+from components.data import Rows, Spec, read_rows
+from components.params import Benchmark, OnnxFp32, Target, TensorRt, Variant
+
+Inputs = Mapping[str, np.ndarray]
+Call = Callable[[Inputs], Any]
+
+AGAIN = "run `dvc repro -f -s benchmark` to try again"
+
+
+def peak_mb(field: str) -> float:
+    """VmRSS or VmHWM (its peak) of this process. Not ru_maxrss: a child inherits its parent's."""
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1000
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def footprint(build: Path, threads: int, inputs: Inputs) -> dict[str, float]:
+    """Load time, and the memory that loading and one call take at their peak. Only true in a fresh process."""
+    before = peak_mb("VmRSS")
+    started = time.perf_counter()
+    session = runtime.open_build(build, threads)
+    load_ms = (time.perf_counter() - started) * 1000
+    session.run(inputs)
+    return {"load_ms": load_ms, "peak_memory_mb": max(peak_mb("VmHWM") - before, 0.0)}
+
+
+def fresh_footprint(build: Path, threads: int, inputs: Inputs) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "inputs.npz"
+        np.savez(path, **inputs)  # type: ignore[arg-type]
+        command = [sys.executable, "-m", "components.benchmark", str(build), str(threads), str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return {"status": "failed", "reason": f"loading it in a process of its own: {last[:300]}; {AGAIN}"}
+    return {"status": "ok", "reason": "", **json.loads(done.stdout.splitlines()[-1])}
+
+
+def batch(rows: Rows, size: int) -> dict[str, np.ndarray]:
+    """The first `size` rows; again from the top where there are fewer."""
+    return {name: values[np.arange(size) % len(rows)] for name, values in rows.inputs.items()}
+
+
+def eager(model: Path, threads: int) -> Call:
+    import torch
+
+    from components import assemble
+
+    torch.set_num_threads(threads)
+    loaded = assemble.load(model)
+
+    def call(inputs: Inputs) -> np.ndarray:
+        with torch.inference_mode():
+            logits: np.ndarray = loaded.logits({name: torch.from_numpy(x) for name, x in inputs.items()}).numpy()
+        return logits
+
+    return call
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def warm(call: Call, inputs: Inputs, calls: int) -> float:
+    """Seconds of a call, the median after one that does not count."""
+    call(inputs)
+    seconds = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        call(inputs)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def turns(calls: Mapping[str, Call], inputs: Inputs, settings: Benchmark) -> list[dict[str, Any]]:
+    """Every cell once a round, in an order shuffled anew; what a turn takes is shared out evenly."""
+    expected = {name: warm(call, inputs, settings.warmup) for name, call in calls.items()}
+    share = settings.seconds_per_round / len(calls)
+    # The first call of a turn finds the caches full of another cell and does not count.
+    counts = {name: max(1, round(share / seconds) - 1) for name, seconds in expected.items()}
+    rounds = []
+    with no_garbage_collection():
+        for number in range(settings.rounds):
+            for name in np.random.default_rng(number).permutation(sorted(calls)).tolist():
+                call, count = calls[name], counts[name]
+                call(inputs)
+                started = time.perf_counter()
+                for _ in range(count):
+                    call(inputs)
+                seconds = time.perf_counter() - started
+                rounds.append({"cell": name, "round": number, "calls": count, "seconds": seconds})
+    return rounds
+
+
+def takes(target: Target, size: int) -> bool:
+    """Whether a build of this target answers batches of this size: an engine has a least and a greatest."""
+    return not isinstance(target, TensorRt) or target.batch_sizes[0] <= size <= target.batch_sizes[-1]
+
+
+def run(
+    variants: Mapping[str, Variant],
+    targets: Mapping[str, Target],
+    benchmark: Benchmark,
+    threads: int,
+    data: Path,
+    models: Path,
+    builds: Path,
+    engines: Path,
+    out: Path,
+) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = read_rows(data, "validation", Spec.read(data))
+    first = next(iter(variants))
+    reference = f"{first}/{next(name for name, target in targets.items() if isinstance(target, OnnxFp32))}"
+    cells: dict[str, dict[str, Any]] = {}
+    calls: dict[str, Call] = {}
+
+    def fail(name: str, error: Exception) -> None:
+        calls.pop(name, None)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; {AGAIN}"
+        cells[name] = {"status": "failed", "reason": reason}
+
+    for variant in variants:
+        for name, target in targets.items():
+            cell, build = f"{variant}/{name}", (engines if isinstance(target, TensorRt) else builds) / variant / name
+            record = Record.read(build)
+            if record.status != "ok":
+                cells[cell] = {"status": record.status, "reason": record.reason}
+                continue
+            largest = max((size for size in benchmark.batch_sizes if takes(target, size)), default=1)
+            cells[cell] = fresh_footprint(build, threads, batch(rows, largest))
+            if cells[cell]["status"] != "ok":
+                continue
+            try:
+                calls[cell] = runtime.open_build(build, threads).run
+                if cell == reference:
+                    calls["control"] = runtime.open_build(build, threads).run
+            except MACHINE_FAULTS:
+                raise
+            except Exception as error:  # noqa: BLE001 - one cell's fault must not cost the others their time
+                fail(cell, error)
+    calls["eager"] = eager(models / first, threads)
+
+    rounds: list[dict[str, Any]] = []
+    for size in benchmark.batch_sizes:
+        inputs = batch(rows, size)
+        able = {
+            name: call
+            for name, call in calls.items()
+            if name in ("eager", "control") or takes(targets[name.partition("/")[2]], size)
+        }
+        for name, call in list(able.items()):
+            try:
+                call(inputs)
+            except MACHINE_FAULTS:
+                raise
+            except Exception as error:  # noqa: BLE001 - as above
+                del able[name]
+                fail(name, error)
+        rounds += [{**turn, "batch_size": size} for turn in turns(able, inputs, benchmark)]
+
+    columns = {"cell": pa.string(), "batch_size": pa.int32(), "round": pa.int32(), "calls": pa.int32()}
+    schema = pa.schema([*columns.items(), ("seconds", pa.float64())])
+    pq.write_table(pa.Table.from_pylist(rounds, schema), out / "rounds.parquet")
+    (out / "cells.json").write_text(json.dumps(cells, indent=2, sort_keys=True) + "\n", "utf-8")
+    return summary(rounds)
+
+
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median over rounds of a call's milliseconds: {cell: {latency_ms_<batch size>: x}}."""
+    seconds: dict[str, dict[int, list[float]]] = {}
+    for turn in rounds:
+        of_cell = seconds.setdefault(turn["cell"], {}).setdefault(turn["batch_size"], [])
+        of_cell.append(turn["seconds"] / turn["calls"])
+    return {
+        cell: {f"latency_ms_{size}": statistics.median(values) * 1000 for size, values in by_size.items()}
+        for cell, by_size in seconds.items()
+    }
+
+
+if __name__ == "__main__":
+    build_folder, thread_count, inputs_path = sys.argv[1:4]
+    with np.load(inputs_path, allow_pickle=False) as arrays:
+        found = footprint(Path(build_folder), int(thread_count), dict(arrays))
+    sys.stdout.write(json.dumps(found) + "\n")

@@ -1,0 +1,53 @@
+"""champion: what is in production answers the same test rows as the challengers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from components import answers, registry, runtime
+from components.cell import Record
+from components.data import Spec, read_rows
+from components.errors import TemperError
+
+
+def run(threads: int, data: Path, champion: Path, out: Path) -> dict[str, float]:
+    """Writes record.json and, if there is a champion that fits these data, predictions.parquet."""
+    known = json.loads(champion.read_text("utf-8"))
+    if known["version"] is None:
+        Record("not measured", "no model is registered as champion yet").write(out)
+        return {}
+    with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
+        folder = fetch(known, Path(scratch))
+        found = runtime.digest(folder)
+        if found != known["digest"]:
+            raise TemperError(
+                f"champion version {known['version']} of {known['model']}: its files have the digest {found[:12]}, "
+                f"the registry says {str(known['digest'])[:12]}; roll back to a version that is whole"
+            )
+        spec, its = Spec.read(data), Spec.model_validate(json.loads((folder / "build.json").read_text("utf-8"))["spec"])
+        if (its.task, its.shape, its.classes) != (spec.task, spec.shape, spec.classes):
+            reason = f"version {known['version']} was made for other inputs or classes than these data have"
+            Record("not measured", reason).write(out)
+            return {}
+        answered = answers.ask(runtime.open_build(folder, threads), read_rows(data, "test", spec))
+    answers.write(answered, out)
+    figures = {"accuracy": answered.accuracy(), "rows": len(answered.labels)}
+    Record("ok", figures=figures).write(out)
+    return {"version": known["version"], **figures}
+
+
+def fetch(known: dict[str, str], scratch: Path) -> Path:
+    """The folder with the champion's model file and build.json; downloaded if a server keeps it."""
+    folder = registry.files(known["source"])
+    if folder is None:
+        from components import tracking
+
+        folder = tracking.download(known["source"], scratch)
+    if not (folder / "artifacts" / "build.json").exists():
+        raise TemperError(
+            f"champion version {known['version']} of {known['model']}: its files are not at {folder}; "
+            f"bring them back, or move the alias `champion` to a version that is there"
+        )
+    return folder / "artifacts"

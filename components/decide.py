@@ -1,0 +1,162 @@
+"""The policy's decision, a pure function of the matrix, the policy and the champion snapshot.
+
+Feasible is a cell with status ok whose accuracy is not below that of the best cell or of the champion by more
+than the margin (the difference on the same rows; where its interval reaches across the margin the reasons say
+so) and which keeps the bounds. Among these the objective decides. Cells whose speed cannot be told from the
+fastest's (their intervals meet) tie with it; a tie goes to the champion, so that noise alone replaces
+nothing, then to the more accurate, the smaller and the first by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.params import Policy
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing the policy asks of a cell."""
+
+    rule: str  # where in params.yaml
+    passed: bool
+    words: str
+    excess: float  # by how much of the limit it is missed; 0 if passed
+
+
+def latency(row: Row, batch_size: int) -> float | None:
+    value: float | None = row["latency_ms"].get(str(batch_size))
+    return value
+
+
+def points(difference: float) -> str:
+    return f"{difference * 100:+.2f} points"
+
+
+def accuracy_checks(row: Row, matrix: Mapping[str, Any], policy: Policy) -> Iterator[Check]:
+    """Against the best cell and, where it was measured, the champion."""
+    rivals = {f"the best cell, {matrix['best']}": row["versus_best"], "the champion": row["versus_champion"]}
+    for rival, against in rivals.items():
+        if against is None:
+            continue
+        shortfall = -against["difference"] - policy.margin
+        passed = shortfall <= 1e-12  # the margin itself is allowed; it must not hang on how 1 - 0.98 rounds
+        words = f"accuracy {points(against['difference'])} [{points(against['low'])}, {points(against['high'])}]"
+        words += f" against {rival}: {'within' if passed else 'beyond'} the margin of {policy.margin * 100:g} points"
+        if against["verdict"] == "cannot tell" and passed:
+            needed = against["rows_needed"]
+            words += f"; the interval reaches beyond it, {needed or 'no number of'} test rows would settle it"
+        yield Check("policy.margin", passed, words, 0.0 if passed else shortfall / max(policy.margin, 1e-3))
+
+
+def bound_checks(row: Row, policy: Policy) -> Iterator[Check]:
+    at = f" at batch {policy.batch_size}"
+    figures = {
+        "latency_ms": (latency(row, policy.batch_size), policy.bounds.latency_ms, "ms", at),
+        "size_mb": (row["size_mb"], policy.bounds.size_mb, "MB", ""),
+    }
+    for name, (value, bound, unit, where) in figures.items():
+        if bound is not None and value is not None:
+            passed = value <= bound
+            words = f"{value:.3g} {unit}{where}: {'within' if passed else 'over'} the bound of {bound:g} {unit}"
+            yield Check(f"policy.bounds.{name}", passed, words, 0.0 if passed else value / bound - 1)
+
+
+def checks(row: Row, matrix: Mapping[str, Any], policy: Policy) -> list[Check]:
+    """Everything the policy has to say of one cell; never empty."""
+    if row["status"] != "ok":
+        return [Check("status", False, f"{row['status']}: {row['reason']}", float("inf"))]
+    if not row["digest"] or row["accuracy"] is None or latency(row, policy.batch_size) is None:
+        words = f"no build, accuracy or latency at batch {policy.batch_size} was measured"
+        return [Check("status", False, words, float("inf"))]
+    return [*accuracy_checks(row, matrix, policy), *bound_checks(row, policy)]
+
+
+def ties(feasible: list[Row], policy: Policy) -> list[Row]:
+    """The cells that are best by the objective, as far as it can be told."""
+    if policy.objective == "accuracy":
+        most = max(row["accuracy"] for row in feasible)
+        return [row for row in feasible if row["accuracy"] == most]
+    if policy.objective == "size_mb":
+        least = min(row["size_mb"] for row in feasible)
+        return [row for row in feasible if row["size_mb"] == least]
+    size = str(policy.batch_size)
+    fastest = min(feasible, key=lambda row: (row["latency_ms"][size], row["cell"]))
+    _, least_speedup, _ = fastest["speedup"].get(size) or (None, None, None)
+    return [
+        row
+        for row in feasible
+        if row["latency_ms"][size] == fastest["latency_ms"][size]
+        or (least_speedup is not None and size in row["speedup"] and row["speedup"][size][2] >= least_speedup)
+    ]
+
+
+def nearest_miss(missed: Mapping[str, list[Check]]) -> dict[str, Any] | None:
+    """The measured cell that misses the policy by least, and what blocks it."""
+    measured = {cell: made for cell, made in missed.items() if all(check.rule != "status" for check in made)}
+    if not measured:
+        return None
+    cell = min(measured, key=lambda name: (sum(check.excess for check in measured[name]), name))
+    blocked = [check for check in measured[cell] if not check.passed]
+    return {"cell": cell, "rules": [check.rule for check in blocked], "reasons": [check.words for check in blocked]}
+
+
+def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any]) -> dict[str, Any]:
+    """promote a cell, keep the champion, or none; with every cell's reasons."""
+    rows: dict[str, Row] = {row["cell"]: row for row in matrix["cells"]}
+    made = {cell: checks(row, matrix, policy) for cell, row in rows.items()}
+    feasible = [row for cell, row in sorted(rows.items()) if all(check.passed for check in made[cell])]
+    missed = {cell: made[cell] for cell in made if any(not check.passed for check in made[cell])}
+    failed = sorted(cell for cell, row in rows.items() if row["status"] == "failed")
+    version, at = champion.get("version"), f"{policy.objective} of {len(feasible)} feasible cells of {len(rows)}"
+    winner: dict[str, Any] | None = None
+    miss = None
+    if feasible:
+        tied = ties(feasible, policy)
+        best = min(
+            tied,
+            key=lambda row: (row["digest"] != champion.get("digest"), -row["accuracy"], row["size_mb"], row["cell"]),
+        )
+        winner = {key: best[key] for key in ("cell", "variant", "target", "digest")}
+        others = sorted(row["cell"] for row in tied if row is not best)
+        words = f"{best['cell']} has the best {at}" + (f", level with {', '.join(others)}" if others else "")
+        action = "keep" if champion.get("digest") == best["digest"] else "promote"
+        words += f"; it is version {version}, the champion already" if action == "keep" else ""
+    else:
+        action, miss = "none", nearest_miss(missed)
+        words = "no cell meets the policy; " + (f"nearest: {miss['cell']}" if miss else "none was measured")
+    if version is not None and matrix["champion"]["status"] != "ok":
+        words += f"; the champion was not compared: {matrix['champion']['reason']}"
+    if matrix["control"].get("speed_verdict", {}).get(str(policy.batch_size), "same") != "same":
+        words += "; beware: the reference differed in speed from its own copy, measure again on a quiet machine"
+    return {
+        "action": action,
+        "reason": words,
+        "winner": winner,
+        "champion": dict(champion),
+        "objective": policy.objective,
+        "cells": {
+            cell: {"feasible": cell not in missed, "reasons": [check.words for check in made[cell]]} for cell in rows
+        },
+        "nearest_miss": miss,
+        "failed": failed,
+    }
+
+
+def run(policy: Policy, matrix: Path, champion: Path, out: Path) -> dict[str, Any]:
+    measured = json.loads((matrix / "matrix.json").read_text("utf-8"))
+    snapshot = json.loads(champion.read_text("utf-8"))
+    decision = decide(measured, policy, snapshot)
+    (out / "decision.json").write_text(json.dumps(decision, indent=2, allow_nan=False) + "\n", "utf-8")
+    return {
+        "cells": len(decision["cells"]),
+        "feasible": sum(cell["feasible"] for cell in decision["cells"].values()),
+        "failed": len(decision["failed"]),
+        "promote": int(decision["action"] == "promote"),
+    }

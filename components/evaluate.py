@@ -1,0 +1,56 @@
+"""Answers of every build of a variant on the whole test split, kept row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components import answers, cell, runtime
+from components.cell import Record
+from components.data import Spec, read_rows
+from components.errors import Refused
+from components.hashing import fingerprint
+from components.params import Target, TensorRt
+from components.tasks import TASKS
+
+
+def run(
+    targets: Mapping[str, Target],
+    threads: int,
+    data: Path,
+    builds: Path,
+    engines: Path,
+    host: Path,
+    out: Path,
+    previous: Path | None,
+) -> dict[str, Any]:
+    """Metrics of every cell of the variant; a cell without a build keeps its build's status and reason."""
+    spec = Spec.read(data)
+    rows = read_rows(data, "test", spec)
+    machine = json.loads(host.read_text("utf-8"))
+
+    def folder(target: str) -> Path:
+        return (engines if isinstance(targets[target], TensorRt) else builds) / target
+
+    def inputs(target: str) -> str:
+        # INT8 sums saturate or not depending on the instruction set: another machine may answer otherwise.
+        told = {key: machine[key] for key in ("machine", "isa", "gpu", "tensorrt")}
+        return fingerprint(folder(target), data / "test.parquet", threads, told)
+
+    def work(target: str, out: Path) -> dict[str, Any]:
+        answered = answers.ask(runtime.open_build(folder(target), threads), rows)
+        if broken := int((~np.isfinite(answered.logits).all(1)).sum()):
+            raise Refused(f"{broken} of {len(rows)} test rows have NaN or infinite logits")
+        answers.write(answered, out)
+        return {"rows": len(rows), **TASKS[spec.task].metrics(answered.logits, rows.labels)}
+
+    built = {target: Record.read(folder(target)) for target in targets}
+    for target, record in built.items():
+        if record.status != "ok":
+            Record(record.status, record.reason).write(out / target)
+    answerable = [target for target, record in built.items() if record.status == "ok"]
+    return cell.numbers(cell.each(answerable, work, inputs, out, previous))

@@ -1,0 +1,156 @@
+"""The ONNX graph on its way to a target: tidying it, quantizing it, counting what runs in integers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.data import Spec, read_rows
+from components.errors import Refused
+from components.runtime import ONNX_SESSION, onnx_session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Names of ONNX Runtime's kernels in an optimised graph.
+INTEGER_KERNELS = {
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+}
+FLOAT_KERNELS = {"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a target may use besides the exported graph and its params."""
+
+    spec: Spec
+    calibration: Callable[[int], Mapping[str, np.ndarray]]  # that many raw rows of the calibration split
+    threads: int
+    cache: Path  # for what makes the next build faster and changes no result
+
+
+def context(data: Path, threads: int, cache: Path) -> Context:
+    spec = Spec.read(data)
+    # The first rows are a random sample: splits are in hash order.
+    return Context(spec, lambda rows: read_rows(data, "calibration", spec).head(rows).inputs, threads, cache)
+
+
+def tidy(model: ModelProto) -> None:
+    """Drop doc strings and metadata in place: they hold stack traces and paths, which differ between machines."""
+    graph = model.graph
+    for holder in [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+
+
+def quantize(
+    exported: Path,
+    out: Path,
+    feeds: Mapping[str, np.ndarray],
+    method: str,
+    per_channel: bool,
+    signed: bool,
+) -> None:
+    """Write `exported` with Q/DQ nodes around Conv, Gemm and MatMul with weights; weights become int8.
+
+    Activations are uint8, or with `signed` symmetric int8 with zero point 0, as TensorRT takes them, biases
+    then staying float. `method` is minmax, entropy or percentile. MatMuls of two activations (attention) stay
+    float, and so do outputs: ONNX Runtime then runs MatMulIntegerToFloat, measured faster and closer.
+    """
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            rows = len(next(iter(feeds.values())))
+            self._batches = iter(
+                {name: x[start : start + 32] for name, x in feeds.items()} for start in range(0, rows, 32)
+            )
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._batches, None)
+
+    model = onnx.load(exported)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    products = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
+    activation = QuantType.QInt8 if signed else QuantType.QUInt8
+    options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+    if signed:
+        options |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm", "Conv"]
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }
+    with quiet_tools():
+        quantize_static(
+            model,
+            out,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            nodes_to_exclude=products,
+            per_channel=per_channel,
+            activation_type=activation,
+            weight_type=QuantType.QInt8,
+            calibrate_method=methods[method],
+            extra_options=options,
+        )
+
+
+@contextlib.contextmanager
+def quiet_tools() -> Iterator[None]:
+    """Silence the root logger, on which the quantizer advises a pre-processing that fails on exported graphs."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def kernels(file: Path, threads: int) -> dict[str, dict[str, int]]:
+    """How many nodes of the optimised graph multiply in integers and in floats, by kernel."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as scratch:
+        optimized = Path(scratch) / "optimized.onnx"
+        onnx_session(file.read_bytes(), ONNX_SESSION, threads, optimized)
+        counts = Counter(node.op_type for node in onnx.load(optimized).graph.node)
+    return {
+        "integer_nodes": {name: counts[name] for name in sorted(INTEGER_KERNELS & set(counts))},
+        "float_nodes": {name: counts[name] for name in sorted(FLOAT_KERNELS & set(counts))},
+    }
+
+
+def certify(file: Path, threads: int) -> dict[str, dict[str, int]]:
+    """`kernels` of an INT8 build; raises Refused if nothing would run in integers."""
+    figures = kernels(file, threads)
+    if not figures["integer_nodes"]:
+        raise Refused(
+            f"no layer runs in an integer kernel (float kernels: {figures['float_nodes'] or 'none'}): "
+            f"this model has none that this target quantizes"
+        )
+    return figures

@@ -1,0 +1,118 @@
+"""This machine: what it is, as far as results depend on it, and how Temper behaves on it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("temper")
+
+QUIET = {  # everything phones home by default; nothing here may
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# Instruction sets that decide which integer and half-precision kernels a runtime picks.
+ISA = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve")
+TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+
+
+def machine_lock_path() -> Path:
+    """One for all checkouts: the stages of two of them would disturb each other's clocks."""
+    return Path(tempfile.gettempdir()) / f"temper-machine-{os.getuid()}.lock"
+
+
+@contextlib.contextmanager
+def machine_lock(mode: int | None, what: str) -> Iterator[None]:
+    """Hold the machine-wide lock (fcntl.LOCK_EX, LOCK_SH, None: not at all); says so when it has to wait."""
+    if mode is None:
+        yield
+        return
+    path = machine_lock_path()
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: waiting until %s is free", what, path)
+            fcntl.flock(file, mode)
+        yield
+
+
+def machine_is_taken() -> bool:
+    """Whether a stage that must be alone is running: others then keep still."""
+    with machine_lock_path().open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def describe() -> dict[str, Any]:
+    """Processor, instruction sets, cores, GPU, driver, TensorRT; nothing that changes by itself (load, clock)."""
+    gpu, driver = _gpu()
+    return {
+        "machine": _processor(),
+        "isa": [flag for flag in ISA if flag in _cpu_flags()],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": gpu,
+        "driver": driver,
+        "tensorrt": _tensorrt(),
+    }
+
+
+def _cpuinfo(*keys: str) -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in keys:
+                return value.strip()
+    return ""
+
+
+def _processor() -> str:
+    return f"{platform.machine()} {_cpuinfo('model name', 'CPU part') or platform.processor()}".strip()
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpuinfo("flags", "Features").split())
+
+
+def _gpu() -> tuple[str | None, str | None]:
+    """(name and compute capability, driver version) of the first GPU that CUDA would use."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None, None
+    query = [program, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None, None
+    parts = [part.strip() for part in answer.stdout.partition("\n")[0].split(",")]
+    if answer.returncode or len(parts) != 3:
+        return None, None
+    return f"{parts[0]} (compute {parts[1]})", parts[2]
+
+
+def _tensorrt() -> str | None:
+    for package in TENSORRT:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(package)
+    return None

@@ -1,0 +1,141 @@
+"""The one door for what lies outside the workspace; runs every time, so it imports nothing heavy.
+
+source.json, host.json, champion.json, attempts.json and code.json are what other stages depend on, so each
+changes only when its news matter. stat.json and inputs.json are this stage's own memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from components import host, registry
+from components.hashing import code_sha256, fingerprint, sha256_file
+from components.sources import SOURCES
+
+WORK = Path("work")
+NO_CHAMPION = dict.fromkeys(("version", "digest", "model", "source", "data_sha256", "metrics", "rolled_back"))
+
+
+def run(
+    name: str,
+    source: Mapping[str, Any],
+    init: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]],
+    targets: Mapping[str, Mapping[str, Any]],
+    out: Path,
+    previous: Path | None,
+) -> dict[str, float]:
+    """Takes its params as plain data: building the typed ones takes longer than all of this."""
+
+    def earlier(file: str) -> Any:
+        path = previous / file if previous else None
+        return json.loads(path.read_text("utf-8")) if path and path.exists() else None
+
+    identity, stat = SOURCES[source["kind"]].observe(SimpleNamespace(**source), earlier("stat.json"))
+    observed: dict[str, Any] = {
+        "source.json": identity,
+        "host.json": host.describe(),
+        "attempts.json": attempts(variants, targets, failed_cells(), earlier("attempts.json") or {}),
+        "code.json": {
+            "variants": {variant: family_files(variant, variants, init) for variant in variants},
+            "targets": shas(f"components/targets/{target['kind']}.py" for target in targets.values()),
+        },
+    }
+    inputs = {
+        **{file: fingerprint(value) for file, value in observed.items()},
+        "params.yaml": sha256_file(Path("params.yaml")),
+        "dvc.yaml": sha256_file(Path("dvc.yaml")),
+        "components": code_sha256(),
+    }
+    observed["champion.json"] = champion(name, earlier("champion.json"), inputs == earlier("inputs.json"))
+    for file, value in {**observed, "stat.json": stat, "inputs.json": inputs}.items():
+        (out / file).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+    return {}
+
+
+def champion(name: str, earlier: dict[str, Any] | None, same_inputs: bool) -> dict[str, Any]:
+    """The champion that this run is to be compared with.
+
+    While nothing else has changed, a champion that this workspace's own decision named is no news: the one
+    of before stays, or every promotion would wake `champion`, `compare` and `decide` once more. Once
+    something has changed, and after a rollback or a promotion from elsewhere, it is what the registry says.
+    """
+    registered = registry.registered(name)
+    number = registered.aliases.get("champion")
+    current = registry.version(name, number) if number is not None else None
+    if current is None:
+        return NO_CHAMPION
+    if earlier and same_inputs and current.digest and current.digest == decided_digest():
+        return earlier
+    # The alias is below the version that a decision last put it on: somebody went back. That build must
+    # not win again by itself.
+    last = registered.promoted
+    gone = registry.version(name, last) if last is not None and last > current.version else None
+    row = json.loads(current.tags.get("matrix_row", "{}"))
+    return {
+        "version": current.version,
+        "digest": current.digest,
+        "model": name,
+        "source": current.source,
+        "data_sha256": current.tags.get("data.sha256"),
+        "metrics": {key: row.get(key) for key in ("accuracy", "worst_class_accuracy", "latency_ms", "size_mb")},
+        "rolled_back": gone.digest if gone else None,
+    }
+
+
+def decided_digest() -> str | None:
+    path = WORK / "decision" / "decision.json"
+    winner = json.loads(path.read_text("utf-8"))["winner"] if path.exists() else None
+    return winner["digest"] if winner else None
+
+
+def failed_cells() -> set[tuple[str, str]]:
+    """(variant, target) of the cells that failed when they were last tried, by the stages' records and the matrix."""
+    failed = set()
+    for stage in ("builds", "engines", "predictions"):
+        for path in (WORK / stage).glob("*/*/record.json"):
+            if json.loads(path.read_text("utf-8"))["status"] == "failed":
+                failed.add((path.parent.parent.name, path.parent.name))
+    matrix = WORK / "matrix" / "matrix.json"
+    if matrix.exists():
+        cells = json.loads(matrix.read_text("utf-8"))["cells"]
+        failed |= {(cell["variant"], cell["target"]) for cell in cells if cell["status"] == "failed"}
+    return failed
+
+
+def attempts(
+    variants: Mapping[str, Any],
+    targets: Mapping[str, Any],
+    failed: set[tuple[str, str]],
+    earlier: Mapping[str, Mapping[str, int]],
+) -> dict[str, dict[str, int]]:
+    """How often each cell was seen to have failed: a new count wakes it. None falls, or success would wake it too."""
+    counts: dict[str, dict[str, int]] = {}
+    for variant in variants:
+        before = earlier.get(variant, {})
+        seen = {target: before.get(target, 0) + ((variant, target) in failed) for target in targets}
+        counts[variant] = {target: count for target, count in seen.items() if count}
+    return counts
+
+
+def family_files(
+    variant: str, variants: Mapping[str, Mapping[str, Any]], init: Mapping[str, Any]
+) -> dict[str, str | None]:
+    """Family files that a variant computes with: its own and, if it learns from its parent, its parent's."""
+
+    def family(at: str) -> str:
+        while at != "init":
+            if "model" in variants[at]:
+                return str(variants[at]["model"]["family"])
+            at = variants[at]["from"]
+        return str(init["model"]["family"])
+
+    return shas(f"components/families/{family(at)}.py" for at in (variant, variants[variant]["from"]))
+
+
+def shas(paths: Any) -> dict[str, str | None]:
+    return {path: sha256_file(Path(path)) if Path(path).exists() else None for path in paths}

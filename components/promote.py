@@ -1,0 +1,228 @@
+"""promote: applies the decision. Registers the winning build and moves the alias `champion` to it.
+
+Not a cached result: safe to repeat, quick when there is nothing to do. Order makes it safe to kill: the files,
+the version (with its digest), the alias, the mark that a decision put it there; the next call goes on where
+this one stopped. `dvc repro`'s last stage, the flow and `temper promote` all call `apply`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components import record, registry, tracking
+from components.errors import TemperError
+from components.hashing import sha256_tree
+
+log = logging.getLogger("temper")
+
+LOADER = Path(__file__).with_name("loader.py")
+NO_LICENCE = (
+    "No licence was declared for this model: put a file LICENSE beside params.yaml before promoting.\n"
+    "Whoever owns the training data and the model decides how it may be used.\n"
+)
+
+
+def run(name: str, decision: Path, builds: Path, engines: Path, matrix: Path, data: Path) -> dict[str, float]:
+    """Ends with an error if a cell failed: the run is red, though what could be decided was."""
+    decided = json.loads((decision / "decision.json").read_text("utf-8"))
+    status = "FAILED"
+    try:
+        log.info("%s", apply(name, decided, builds, engines, matrix, data))
+        if decided["failed"]:
+            raise TemperError(
+                f"{len(decided['failed'])} failed: {', '.join(decided['failed'])}; their record.json below "
+                f"{builds} or {engines} has the traceback; the next run tries just them again"
+            )
+        status = "FINISHED"
+    finally:
+        if "TEMPER_RUN" not in os.environ:
+            tracking.close(record.pipeline_run(), status)
+    return {}
+
+
+def only_records() -> str | None:
+    """Why the registry must not move, or None."""
+    if os.environ.get("DVC_EXP_NAME") or os.environ.get("DVC_EXP_BASELINE_REV"):
+        return f"experiment {os.environ.get('DVC_EXP_NAME', '')}".strip()
+    return "dry run" if os.environ.get("TEMPER_DRY_RUN") else None
+
+
+def apply(
+    name: str,
+    decision: Mapping[str, Any],
+    builds: Path,
+    engines: Path,
+    matrix: Path,
+    data: Path,
+    dry_run: bool = False,
+    again: bool = False,
+) -> str:
+    """Do what the decision says; returns what was done, in one line. `again` promotes even what was rolled back.
+
+    Raises TemperError if the champion is not the one that the decision was made against.
+    """
+    tracking.drain()
+    winner = decision["winner"]
+    if winner is None:
+        return "nothing to do: no cell meets the policy" + (
+            f"; nearest: {decision['nearest_miss']['cell']}" if decision.get("nearest_miss") else ""
+        )
+    if done := _nothing_to_do(name, winner, again):
+        return done
+    only = "dry run" if dry_run else only_records()
+    if only:
+        return (
+            f"{only}: would make {winner['cell']} ({winner['digest'][:12]}) the champion of {name}; nothing was moved"
+        )
+    with tracking.lock("registry"):
+        # Asked again: another workspace may have promoted while this one waited.
+        if done := _nothing_to_do(name, winner, again):
+            return done
+        current = registry.champion(name)
+        based_on = decision["champion"].get("version")
+        if (current.version if current else None) != based_on and not (current and current.digest == winner["digest"]):
+            raise TemperError(
+                f"the champion of {name} is {_called(current.version if current else None)}, but this decision was "
+                f"made against {_called(based_on)}: something else was promoted meanwhile; run the pipeline again "
+                f"to compare with it"
+            )
+        version = registry.with_digest(name, winner["digest"])
+        number = version.version if version else _register(name, winner, builds, engines, matrix, data)
+        tracking.move_alias(name, number, current.version if current else None)
+    _journal(name, number, current, winner)
+    return f"version {number} of {name} is the champion now: {winner['cell']}, before it {_called(based_on)}"
+
+
+def _nothing_to_do(name: str, winner: Mapping[str, Any], again: bool) -> str | None:
+    registered = registry.registered(name)
+    number = registered.aliases.get("champion")
+    current = registry.version(name, number) if number is not None else None
+    if current is None:
+        return None
+    # A mark below the alias: killed between the two, so go on. Above it: somebody went back to this one.
+    if current.digest == winner["digest"] and (registered.promoted or 0) >= current.version:
+        return f"nothing to do: {winner['cell']} is version {current.version} of {name}, the champion"
+    last = registered.promoted
+    if not again and last is not None and last > current.version:
+        gone = registry.version(name, last)
+        if gone and gone.digest == winner["digest"]:
+            return (
+                f"nothing to do: {winner['cell']} is version {last} of {name}, which was rolled back to "
+                f"version {current.version}; `temper promote --again` brings it back"
+            )
+    return None
+
+
+def _called(version: int | None) -> str:
+    return "none" if version is None else f"version {version}"
+
+
+def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path, matrix: Path, data: Path) -> int:
+    """Store the build as a model that answers raw inputs, and register it; returns the version's number."""
+    from components import runtime
+
+    folder = builds / winner["variant"] / winner["target"]
+    if not (folder / "build.json").exists():
+        folder = engines / winner["variant"] / winner["target"]
+    found = runtime.digest(folder)
+    if found != winner["digest"]:
+        raise TemperError(
+            f"{folder}: holds {found[:12]}, the decision names {winner['digest'][:12]}: files were changed after "
+            f"they were measured; run the pipeline again"
+        )
+    card = json.loads((folder / "build.json").read_text("utf-8"))
+    if card["runtime"] != "onnxruntime":
+        raise TemperError(
+            f"{winner['cell']}: a {card['runtime']} build cannot be registered yet, since the loader that ships with "
+            f"a model answers with ONNX Runtime only; set policy.bounds or targets so that another cell wins"
+        )
+    measured = json.loads((matrix / "matrix.json").read_text("utf-8"))
+    row = next(cell for cell in measured["cells"] if cell["cell"] == winner["cell"])
+    tags = {
+        "digest": winner["digest"],
+        **{key: winner[key] for key in ("cell", "variant", "target")},
+        "pipeline_run": record.pipeline_run(),
+        "data.sha256": sha256_tree(data),
+        "matrix_row": json.dumps(row, sort_keys=True),
+        **tracking.provenance(Path.cwd()),
+    }
+    licence = next((path for path in (Path("LICENSE"), Path("LICENSE.txt"), Path("LICENSE.md")) if path.exists()), None)
+    with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
+        # Copies with fixed names: the model folder shall look the same whichever cell won.
+        parts = {"model": Path(scratch, card["file"]), "build": Path(scratch, "build.json")}
+        shutil.copyfile(folder / card["file"], parts["model"])
+        shutil.copyfile(folder / "build.json", parts["build"])
+        parts["card"], parts["licence"] = Path(scratch, "CARD.md"), Path(scratch, "LICENSE")
+        parts["card"].write_text(model_card(name, row, measured, tags), "utf-8")
+        parts["licence"].write_text(licence.read_text("utf-8") if licence else NO_LICENCE, "utf-8")
+        return tracking.register(name, LOADER, parts, card["spec"], tags)
+
+
+def model_card(name: str, row: Mapping[str, Any], matrix: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Markdown: what it is, what was measured and where, how to ask it, where it comes from."""
+
+    def interval(low: float | None, high: float | None) -> str:
+        return f" (95 % interval {low:+.4f} to {high:+.4f})" if low is not None and high is not None else ""
+
+    difference = row.get("accuracy_difference")
+    lines = [
+        f"# {name}: {row['cell']}",
+        "",
+        f"Variant `{row['variant']}` (pass `{row['pass']}`), target `{row['target']}` ({row['kind']}), "
+        f"{row['parameters']:,} parameters, {row['size_mb']:.3f} MB.",
+        "",
+        "## Measured",
+        f"On {matrix['test_rows']} test rows that training never saw.",
+        "",
+        f"- accuracy {row['accuracy']:.4f}, of the worst class {row['worst_class_accuracy']:.4f}",
+        f"- calibration error (ECE) {row['ece']:.4f}"
+        if row.get("ece") is not None
+        else "- calibration error: not measured",
+    ]
+    if difference is not None:
+        bounds = interval(row.get("accuracy_low"), row.get("accuracy_high"))
+        lines.append(f"- against {matrix['reference']}: {difference:+.4f}{bounds}, verdict: {row['verdict']}")
+    for size, latency in sorted(row["latency_ms"].items(), key=lambda item: int(item[0])):
+        speed = (row.get("speedup") or {}).get(size)
+        times = f", {speed[0]:.2f} times as fast as {matrix['reference']}" if speed else ""
+        lines.append(f"- batch {size}: {latency:.4g} ms{times}")
+    lines += [
+        "",
+        "## Ask it",
+        "```python",
+        f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
+        "model.predict(images)  # raw images; class names",
+        'model.predict(images, params={"output": "probabilities"})',
+        "```",
+        "",
+        "## Where it comes from",
+        *(f"- {key}: `{value}`" for key, value in sorted(tags.items()) if key != "matrix_row"),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _journal(name: str, number: int, before: registry.Version | None, winner: Mapping[str, Any]) -> None:
+    """Append to mlruns/promotions.jsonl: who moved the champion, when, from, to, on what evidence."""
+    import getpass
+    import socket
+
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "who": getpass.getuser(),
+        "host": socket.gethostname(),
+        "model": name,
+        "from": before.version if before else None,
+        "to": number,
+        "evidence": {**winner, "pipeline_run": record.pipeline_run()},
+    }
+    with (registry.mlruns() / "promotions.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

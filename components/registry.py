@@ -1,0 +1,215 @@
+"""Where runs and models are kept, and reading the registry without importing MLflow (which takes seconds).
+
+Embedded: SQLite at mlruns/mlflow.db and files in mlruns/artifacts. A server: its address in MLFLOW_TRACKING_URI.
+Writing is `components.tracking`'s, the only file that imports mlflow.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from components.errors import TemperError
+
+PROMOTED = "temper.promoted"  # tag of the registered model: the version that a decision last made champion
+SERVER_TIMEOUT_S = 5.0
+
+
+def root() -> Path:
+    """The checkout that owns mlruns/. DVC names it to experiments that it runs in a folder of its own."""
+    return Path(os.environ.get("TEMPER_ROOT") or os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def mlruns() -> Path:
+    return root() / "mlruns"
+
+
+def address() -> str:
+    """Absolute address of the tracking store and the registry. Raises TemperError for one that cannot work."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not given:
+        return f"sqlite:///{mlruns() / 'mlflow.db'}"
+    parts = urlsplit(given)
+    if parts.scheme in ("http", "https") and parts.netloc:
+        return given.rstrip("/")
+    if parts.scheme == "sqlite" and given.startswith("sqlite:////"):
+        return given
+    if parts.scheme.partition("+")[0] in ("postgresql", "mysql", "mssql"):
+        raise TemperError(
+            f"MLFLOW_TRACKING_URI: Temper does not write to a {parts.scheme} database itself; "
+            f"start `mlflow server --backend-store-uri ...` on it and give that server's address"
+        )
+    raise TemperError(
+        f"MLFLOW_TRACKING_URI: must be http(s)://host:port or sqlite:////absolute/path.db, got {given!r:.100}; "
+        f"unset it to track under {mlruns()}"
+    )
+
+
+def database() -> Path | None:
+    """The SQLite file, or None if the store is a server."""
+    where = address()
+    return Path(unquote(where.removeprefix("sqlite:///"))) if where.startswith("sqlite:") else None
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model; `source` is where its files are (a path below `root()` if they are ours)."""
+
+    version: int
+    source: str
+    tags: Mapping[str, str]
+
+    @property
+    def digest(self) -> str | None:
+        return self.tags.get("digest")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered model: alias to version number, and its tags."""
+
+    aliases: Mapping[str, int]
+    tags: Mapping[str, str]
+
+    @property
+    def promoted(self) -> int | None:
+        """The version that a decision last made champion; the alias is lower after a rollback."""
+        value = self.tags.get(PROMOTED, "")
+        return int(value) if value.isdigit() else None
+
+
+def registered(name: str) -> Registered:
+    """The registered model `name`; empty if there is none yet."""
+    if (file := database()) is None:
+        try:
+            found = _get("registered-models/get", name=name)["registered_model"]
+        except LookupError:
+            return Registered({}, {})
+        return Registered({a["alias"]: int(a["version"]) for a in found.get("aliases", [])}, _tags(found))
+    aliases = _query(file, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", name)
+    tags = _query(file, "SELECT key, value FROM registered_model_tags WHERE name = ?", name)
+    return Registered({alias: int(version) for alias, version in aliases}, dict(tags))
+
+
+def version(name: str, number: int) -> Version | None:
+    if (file := database()) is None:
+        try:
+            found = _get("model-versions/get", name=name, version=str(number))["model_version"]
+            source = _get("model-versions/get-download-uri", name=name, version=str(number))["artifact_uri"]
+        except LookupError:
+            return None
+        return Version(number, source, _tags(found))
+    rows = _query(
+        file,
+        "SELECT COALESCE(storage_location, source) FROM model_versions"
+        " WHERE name = ? AND version = ? AND current_stage <> 'Deleted_Internal'",
+        name,
+        number,
+    )
+    tags = _query(file, "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", name, number)
+    return Version(number, _own(rows[0][0]), dict(tags)) if rows else None
+
+
+def champion(name: str) -> Version | None:
+    """The version that the alias `champion` points to."""
+    number = registered(name).aliases.get("champion")
+    return version(name, number) if number is not None else None
+
+
+def with_digest(name: str, digest: str) -> Version | None:
+    """The newest version whose build has these bytes."""
+    if (file := database()) is None:
+        escaped = digest.replace("'", "")
+        answer = _get("model-versions/search", filter=f"name = '{name}' AND tag.`digest` = '{escaped}'", max_results=50)
+        numbers = [int(entry["version"]) for entry in answer.get("model_versions", [])]
+    else:
+        numbers = [
+            int(row[0])
+            for row in _query(
+                file,
+                "SELECT version FROM model_version_tags WHERE name = ? AND key = 'digest' AND value = ?",
+                name,
+                digest,
+            )
+        ]
+    found = (version(name, number) for number in sorted(numbers, reverse=True))
+    return next((entry for entry in found if entry is not None), None)
+
+
+def files(source: str) -> Path | None:
+    """The folder that `source` names if it is on this machine, else None (then it must be downloaded)."""
+    parts = urlsplit(source)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return root() / source if not parts.scheme else None
+
+
+def _own(source: str) -> str:
+    """Paths below the root relative to it: an absolute one would differ from machine to machine."""
+    path = files(source)
+    return str(path.relative_to(root())) if path and path.is_relative_to(root()) else source
+
+
+def _tags(entity: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag.get("value", "") for tag in entity.get("tags", [])}
+
+
+def _query(file: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    if not file.exists():
+        return []
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=10)
+        try:
+            return connection.execute(sql, values).fetchall()
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return []
+        raise TemperError(f"{file}: cannot be read: {error}; is another program holding it open?") from None
+    except sqlite3.DatabaseError as error:
+        raise TemperError(
+            f"{file}: is no database that can be read ({error}); restore it, or move it away to start anew"
+        ) from None
+
+
+def _get(call: str, **query: object) -> Any:
+    """One GET of the server's REST interface. Raises LookupError if there is no such thing, else TemperError."""
+    import urllib.error
+    import urllib.request
+
+    where = address()
+    url = f"{where}/api/2.0/mlflow/{call}?{urlencode(query)}"  # `address` lets only http and https pass
+    request = urllib.request.Request(url, headers=_credentials())  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_S) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            raise LookupError(call) from None
+        raise TemperError(f"tracking server {where}: {call} was answered with {error.code} {error.reason}") from None
+    except (OSError, ValueError) as error:
+        raise unreachable(where, error) from None
+
+
+def unreachable(where: str, error: object) -> TemperError:
+    return TemperError(
+        f"tracking server {where} does not answer ({error}); "
+        f"start it, or unset MLFLOW_TRACKING_URI to track under {mlruns()}"
+    )
+
+
+def _credentials() -> dict[str, str]:
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    if user:
+        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+    return {}

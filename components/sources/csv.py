@@ -1,0 +1,145 @@
+"""One CSV file: UTF-8 (a byte order mark is skipped), any line ends, a header, `"` for quotes."""
+
+from __future__ import annotations
+
+import codecs
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import DataError
+from components.hashing import sha256_known
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from components.params import Csv
+
+CHUNK_BYTES = 1 << 20
+MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16", b"\x1f\x8b": "gzip", b"PK": "zip"}
+
+
+def observe(params: Csv, earlier: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The file's path and sha256; its stats, so that it is hashed again only when they differ."""
+    try:
+        sha256, stat = sha256_known(Path(params.path), earlier)
+    except OSError as error:
+        raise DataError(f"source.path {params.path}: cannot be read: {error.strerror}; correct the path") from None
+    return {"kind": params.kind, "path": params.path, "sha256": sha256}, stat
+
+
+def _check_text(path: Path, delimiter: str, where: str) -> None:
+    """Refuse what pyarrow would take without a word (NUL, a quote never closed) or explain badly."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, quotes, blank = 1, 0, True
+    with path.open("rb") as file:
+        start = file.read(2)
+        for mark, kind in MARKS.items():
+            if start == mark:
+                raise DataError(f"{where}: is {kind}, not UTF-8 text; convert it")
+        file.seek(0)
+        while chunk := file.read(CHUNK_BYTES):
+            if (at := chunk.find(b"\0")) >= 0:
+                raise DataError(f"{where}, line {line + chunk.count(10, 0, at)}: has a NUL byte; the file is damaged")
+            try:
+                text = decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                at_line = line + error.object.count(10, 0, error.start)
+                raise DataError(f"{where}, line {at_line}: byte 0x{byte:02x} is not UTF-8; convert the file") from None
+            line, quotes = line + chunk.count(10), quotes + chunk.count(b'"')
+            blank = blank and not text.strip("\ufeff \t\r\n")
+    if decoder.getstate()[0]:
+        raise DataError(f"{where}, line {line}: ends inside a character; the file is truncated")
+    if blank:
+        raise DataError(f"{where}: is empty; check what writes it")
+    if quotes % 2 and (opened := _open_quote(path, delimiter)):  # odd alone is no fault: 5" tall
+        raise DataError(f"{where}, line {opened}: opens a quote that nothing closes; the file is truncated or damaged")
+
+
+def _open_quote(path: Path, delimiter: str) -> int | None:
+    """The line on which a quoted field opens that nothing closes, or None. Quotes inside an unquoted field are text."""
+    line, opened, inside, closed = 1, 0, False, False
+    before, starts = "\n", {delimiter, "\n", "\r"}
+    with path.open("r", encoding="utf-8-sig", newline="") as file:
+        while text := file.read(CHUNK_BYTES):
+            for char in text:
+                if char == '"' and inside:
+                    inside, closed = False, True
+                elif char == '"' and closed:  # doubled inside a field
+                    inside, closed = True, False
+                elif char == '"' and before in starts:
+                    inside, opened = True, line
+                else:
+                    closed = False
+                line += char == "\n"
+                before = char
+    return opened if inside else None
+
+
+def _lines(path: Path, texts: list[str]) -> list[int]:
+    """Line numbers of rows given by their text, in file order: pyarrow counts neither blank nor continued lines."""
+    found: list[int] = []
+    with path.open("r", encoding="utf-8-sig", newline="") as file:
+        for number, line in enumerate(file, 1):
+            if len(found) == len(texts):
+                break
+            if line.rstrip("\r\n") == (texts[len(found)].splitlines() or [""])[0]:
+                found.append(number)
+    return found
+
+
+def read(params: Csv) -> pa.Table:
+    """Columns of whole numbers, numbers or text (true and false stay text); an empty unquoted field is null."""
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    path, where = Path(params.path), f"source.path {params.path}"
+    ragged: list[pc.InvalidRow] = []
+
+    def skip(row: pc.InvalidRow) -> str:
+        ragged.append(row)
+        return "skip"
+
+    try:
+        _check_text(path, params.delimiter, where)
+        table = pc.read_csv(
+            path,
+            # One thread: only then are rows numbered, and chunks the same from run to run.
+            read_options=pc.ReadOptions(use_threads=False, block_size=CHUNK_BYTES * 8),
+            parse_options=pc.ParseOptions(
+                delimiter=params.delimiter, newlines_in_values=True, invalid_row_handler=skip
+            ),
+            convert_options=pc.ConvertOptions(
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                true_values=[],
+                false_values=[],
+            ),
+        )
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error.strerror or error}") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{where}: cannot be parsed: {str(error).splitlines()[0]}") from None
+    if ragged:
+        shown = list(zip(_lines(path, [row.text for row in ragged[:5]]), ragged, strict=False))
+        rows = "; ".join(
+            f"line {line} has {row.actual_columns} fields, the header {row.expected_columns}: {row.text[:60]!r}"
+            for line, row in shown
+        )
+        cut = "; the last line is cut off: the file is truncated" if _ends_with(path, ragged[-1].text) else ""
+        raise DataError(f"{where}: {len(ragged)} rows do not fit the header{cut}. {rows}")
+    names = Counter(table.column_names)
+    if wrong := [name for name, count in names.items() if count > 1 or not name.strip()]:
+        raise DataError(f"{where}: the header has columns without a name, or twice the same: {wrong[:5]}")
+    if len(table) == 0:
+        raise DataError(f"{where}: has a header but no rows; check what writes it")
+    return table
+
+
+def _ends_with(path: Path, text: str) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(text.encode()) - 2))
+        return file.read().decode("utf-8", "replace").rstrip("\r\n").endswith(text)

@@ -1,0 +1,19 @@
+"""ONNX with Q/DQ nodes: int8 weights, uint8 activations whose ranges come from the calibration split.
+
+Unsigned activations, since the signed kernels are slower than float on x86.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from components import graph
+from components.params import OnnxInt8Static
+
+
+def run(exported: Path, params: OnnxInt8Static, context: graph.Context, out: Path) -> dict[str, Any]:
+    feeds = context.calibration(params.rows)
+    graph.quantize(exported, out / "model.onnx", feeds, params.calibration, params.per_channel, signed=False)
+    rows = len(next(iter(feeds.values())))
+    return {"calibration_rows": rows, **graph.certify(out / "model.onnx", context.threads)}

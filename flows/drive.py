@@ -1,0 +1,203 @@
+"""One pipeline run from start to end: observe, plan, the flow, the order of dvc.lock, what to tell the tracker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from components import record
+from components.errors import TemperError
+from flows import dvc, server
+from flows.outcome import Outcome, failed_cells
+
+FIRST, LAST = "observe", "promote"  # the two that always run
+DURATIONS = Path(".temper/durations.json")
+
+
+class Watch(Protocol):
+    """Who wants to know how the run goes: the display, a test."""
+
+    def planned(self, run: str, order: list[str], stale: dict[str, list[str]]) -> None: ...
+
+    def stage(self, name: str, state: dvc.State, seconds: float, message: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM; `signal` is the number. Not an Exception, so that nothing on the way takes it for one."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = number
+        super().__init__(signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def slots(threads: int) -> int:
+    """Stages at once: two even where one fills the cores, since each spends seconds importing on one of them."""
+    return max(2, len(os.sched_getaffinity(0)) // threads)
+
+
+def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
+    """Run what is stale; how stages ended is in the Outcome.
+
+    Raises TemperError when the run cannot start or be tracked, Stopped when told to stop.
+    """
+    with dvc.driver_lock(), _stoppable():
+        run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
+        outcome, started = Outcome(run), time.monotonic()
+
+        def note(name: str, state: dvc.State, seconds: float, message: str) -> None:
+            if state in ("ran", "cached", "unchanged"):
+                outcome.done[name] = (state, seconds)
+            watch.stage(name, state, seconds, message)
+
+        runner = dvc.Runner(run, slots(threads), note, stage_timeout_s)
+        tracker = _Tracker(run)
+        status = "KILLED"
+        try:
+            _stages(outcome, runner, watch)
+            outcome.failed_cells = failed_cells()
+            status = "FAILED" if outcome.exit_code else "FINISHED"
+        finally:
+            runner.cancel()
+            outcome.untracked = tracker.close(status)
+            _keep_durations(outcome)
+            outcome.seconds = time.monotonic() - started
+        return outcome
+
+
+def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
+    """observe, plan, and then what the plan says."""
+    server.configure()
+    with _imported_meanwhile():
+        if not _alone(runner, FIRST):
+            outcome.failed = dict(runner.failed)
+            return
+    plan = dvc.plan()
+    outcome.order = list(plan.parents)
+    stale = {name: parents for name, parents in plan.stale().items() if name != FIRST}
+    work = {name: [p for p in parents if p != FIRST] for name, parents in stale.items() if name != LAST}
+    # promote is quick, and knows better than dvc.lock whether the registry is where the decision wants it
+    outcome.stale = work | ({LAST: [p for p in plan.parents[LAST] if p in work]} if LAST in plan.parents else {})
+    watch.planned(outcome.run, outcome.order, outcome.stale)
+    if not work and not server.standing():
+        for name in outcome.stale:  # nothing to do is said in a second, not after a server's start
+            _alone(runner, name)
+        outcome.failed = dict(runner.failed)
+        return
+    if not server.standing():
+        watch.note("starting Prefect" + ("" if server.HOME.joinpath("prefect.db").exists() else " (first time here)"))
+    with server.running(runner.logs / "prefect.log"):
+        from flows import retrain
+
+        token = retrain.RUNNER.set(runner)
+        try:
+            retrain.retrain(outcome.run, outcome.stale, return_state=True)
+        finally:
+            retrain.RUNNER.reset(token)
+    outcome.failed = dict(runner.failed)
+    if any(how != "unchanged" for how, _ in outcome.done.values()):
+        dvc.canonical_lock(outcome.order)
+
+
+def _alone(runner: dvc.Runner, name: str) -> bool:
+    """Run a stage outside the flow, as patient with a busy DVC as the flow is; whether it went well."""
+    for left in reversed(range(dvc.BUSY_TRIES)):
+        try:
+            runner.stage(name)
+            return True
+        except dvc.StageFailed:
+            return False
+        except dvc.Busy as error:
+            if not left:
+                raise TemperError(f"{error}; another dvc is at work here: wait for it") from None
+            time.sleep(dvc.BUSY_WAIT_S)
+    return False
+
+
+@contextlib.contextmanager
+def _imported_meanwhile() -> Iterator[None]:
+    """Import what planning needs, and Prefect where a server stands, while observe runs in its own process."""
+
+    def load() -> None:
+        import dvc.repo  # noqa: F401
+
+        if server.standing():
+            import prefect  # noqa: F401
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+def durations() -> dict[str, float]:
+    """Seconds each stage took when it last ran; empty if that is not known."""
+    try:
+        return {str(name): float(value) for name, value in json.loads(DURATIONS.read_text("utf-8")).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def _keep_durations(outcome: Outcome) -> None:
+    ran = {name: round(seconds, 2) for name, (how, seconds) in outcome.done.items() if how == "ran"}
+    if ran:
+        aside = DURATIONS.with_suffix(".new")
+        aside.write_text(json.dumps(durations() | ran, indent=2, sort_keys=True) + "\n", "utf-8")
+        aside.replace(DURATIONS)
+
+
+class _Tracker:
+    """Streams the stages' records into MLflow from a thread, from the moment that there is one."""
+
+    def __init__(self, run: str) -> None:
+        self._run, self._records = run, record.ROOT / run
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _something(self) -> bool:
+        return any(self._records.glob("*.jsonl"))
+
+    def _follow(self) -> None:
+        while not self._stop.wait(0.5):
+            if self._something():
+                from components import tracking
+
+                tracking.begin(self._run)
+                tracking.follow(self._stop, seconds=2)
+                return
+
+    def close(self, status: str) -> str:
+        """End the tracked run as FINISHED, FAILED or KILLED; says why if that cannot be done."""
+        self._stop.set()
+        self._thread.join()
+        if self._something():  # importing mlflow takes seconds: only if there is something to track
+            from components import tracking
+
+            try:
+                tracking.close(self._run, status)
+            except TemperError as error:
+                return str(error)
+        return ""

@@ -1,0 +1,107 @@
+"""A Prefect server of our own for the length of one run, when PREFECT_API_URL names no standing one.
+
+Prefect's ephemeral mode would start the same uvicorn, but prints some 150 lines of CancelledError as it stops and
+leaves it behind after kill -9. This one is bound to loopback, asks for a password that only this process
+knows, writes to a log file and dies with the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.errors import TemperError
+from flows.dvc import die_with_parent
+
+HOME = Path(".temper/prefect")
+SETTINGS = {
+    "DO_NOT_TRACK": "true",  # the literal word: MLflow does not take 1
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what failed is told by us, once
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default unpickles what lies in its folder
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    "PREFECT_CLI_PROMPT": "false",
+}
+
+
+def configure() -> None:
+    """Prefect's settings, before it is imported: nothing leaves the workspace, nothing is pickled."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    HOME.chmod(0o700)
+    os.environ.setdefault("PREFECT_HOME", str(HOME.resolve()))
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def standing() -> str | None:
+    """Address of the server that the user runs, if there is one."""
+    return os.environ.get("PREFECT_API_URL") or None
+
+
+@contextlib.contextmanager
+def running(log_path: Path, patience_s: float = 120) -> Iterator[None]:
+    """A Prefect server is answering inside this block, and PREFECT_API_URL names it.
+
+    The server's start (5 s; 15 s in a new workspace) and the import of Prefect go on together.
+    """
+    if standing():
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address, password = f"http://127.0.0.1:{port}/api", f"temper:{secrets.token_urlsafe(24)}"
+    mine = {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": password}
+    server_env = {**os.environ, "PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_UI_ENABLED": "false"}
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    words = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
+    with log_path.open("a", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [sys.executable, *words, "--port", str(port), "--log-level", "error", "--lifespan", "on"],
+            env=server_env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    os.environ.update(mine)
+    try:
+        import prefect  # noqa: F401  # takes a second: while the server starts
+
+        _wait(process, address, log_path, patience_s)
+        yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        process.kill()
+        process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log_path: Path, patience_s: float) -> None:
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            last = log_path.read_text("utf-8", errors="replace").strip().splitlines()[-3:]
+            raise TemperError(
+                f"the Prefect server ended with code {process.returncode}: {' '.join(last)} (log: {log_path}); "
+                f"`temper doctor` checks the installed versions, `dvc repro` runs without Prefect"
+            )
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310  # our own loopback address
+                return
+        time.sleep(0.05)
+    raise TemperError(f"the Prefect server did not answer within {patience_s:.0f} s (log: {log_path})")

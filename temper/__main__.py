@@ -1,0 +1,119 @@
+"""The command line: `temper --help`. Each command imports what it needs when it is called."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from temper.workspace import enter, reported
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "Retrain, compress in every way that may pay, prove which build is no worse and how much faster, "
+        "promote it.\n\n"
+        "Everything is set in [bold]params.yaml[/bold]. A first session:\n\n"
+        "  [cyan]temper doctor[/cyan]   what this machine can do\n\n"
+        "  [cyan]temper run[/cyan]      run what is stale; the second time says so in seconds\n\n"
+        "  [cyan]temper matrix[/cyan]   every variant x target: accuracy, size, latency, verdict\n\n"
+        "  [cyan]temper ui[/cyan]       the tracked runs in MLflow\n\n"
+        "Then edit params.yaml (say, variants.pruned.ratio), see what that touches with [cyan]temper status[/cyan], "
+        "and run again.\n\n"
+        "Exit codes: 0 done, 1 failed, 2 params or usage, 3 data refused, 4 training cannot go on, 130 or 143 stopped."
+    ),
+)
+
+
+@app.command()
+def run(
+    stage_timeout_s: Annotated[
+        float, typer.Option(min=1, help="A stage that takes longer is ended and counts as failed.")
+    ] = 43_200,
+) -> None:
+    """Run every stale stage, independent ones at once, and promote what the policy chooses.
+
+    A stage that fails costs only what builds on it: the others go on, and the next run does just the rest.
+    `dvc repro` gives the same result, one stage after the other and without Prefect.
+
+    PREFECT_API_URL names a standing Prefect server, MLFLOW_TRACKING_URI a tracking server; without them
+    both are local to this folder. Logs: .temper/logs/<run>/<stage>.log
+    """
+    with reported():
+        enter()
+        from temper.run import run as command
+
+        code = command(stage_timeout_s)
+    raise typer.Exit(code)
+
+
+@app.command()
+def status() -> None:
+    """Which stages are stale and why: changed code, params, data or outputs, and what follows from them.
+
+    Looks only at this folder, as last observed; `temper run` looks outside first (source, machine, registry).
+    """
+    with reported():
+        enter()
+        from temper.status import status as command
+
+        command()
+
+
+@app.command()
+def matrix() -> None:
+    """The last matrix: every cell with accuracy, verdict, size, latency and speed-up, and what was chosen."""
+    with reported():
+        enter()
+        from temper.matrix import show
+
+        show()
+
+
+@app.command()
+def promote(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Promote even what was rolled back.")] = False,
+) -> None:
+    """Apply the last decision: register its winner and make it the champion. Safe to repeat.
+
+    `temper run` and `dvc repro` end with the same step.
+    """
+    with reported():
+        enter()
+        from temper.promote import promote as command
+
+        command(dry_run, again)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow on what was tracked: runs, curves, cells side by side, registered models. Ctrl-C ends it.
+
+    Several cells compare with one click: they carry the same metric keys.
+    """
+    with reported():
+        enter()
+        from temper.ui import ui as command
+
+        code = command(port)
+    raise typer.Exit(code)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can and cannot do, each with its remedy. Exit code 1 if something needed is missing."""
+    with reported():
+        from temper.doctor import doctor as command
+
+        code = command()
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,29 @@
+"""`temper promote`: the step that ends every run, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from components import params
+from components.errors import TemperError
+from flows.dvc import driver_lock
+from temper import matrix
+
+
+def promote(dry_run: bool, again: bool) -> None:
+    """Apply the last decision. Raises TemperError if there is none or the champion is not what it was made against."""
+    from components import promote as stage
+
+    name = params.load().name
+    decision = matrix.read(matrix.DECISION)
+    if decision is None:
+        raise TemperError("there is no decision yet; `temper run` makes it")
+    work = Path("work")
+    with driver_lock():  # a run would replace under our hands what is being registered
+        said = stage.apply(
+            name, decision, work / "builds", work / "engines", work / "matrix", work / "data/prepared", dry_run, again
+        )
+    Console().print(Text(said), soft_wrap=True)

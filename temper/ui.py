@@ -1,0 +1,80 @@
+"""`temper ui`: MLflow's own server on the store, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from rich.console import Console
+
+from components import registry
+from components.errors import TemperError
+from components.host import QUIET
+from flows.dvc import die_with_parent
+
+PATIENCE_S = 120.0
+LOG = Path(".temper/logs/ui.log")
+
+
+def ui(port: int) -> int:
+    """Serve until Ctrl-C. Raises TemperError if the port is taken, there is nothing to show, or it does not start."""
+    console = Console()
+    where = registry.address()
+    if where.startswith("http"):
+        console.print(f"The runs are on the server that MLFLOW_TRACKING_URI names: {where}")
+        return 0
+    store = registry.database()
+    if store is None or not store.exists():
+        raise TemperError("nothing is tracked yet; `temper run` makes the first run")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise TemperError(
+                f"port {port} on 127.0.0.1: {error.strerror}; take another: temper ui --port {port % 65535 + 1}"
+            ) from None
+    words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", where, "--artifacts-destination", str(registry.mlruns() / "artifacts")]
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    with LOG.open("w", encoding="utf-8") as log:
+        server = subprocess.Popen(
+            [sys.executable, *words],
+            env={**os.environ, **QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        with console.status("starting MLflow"):
+            _wait(server, port)
+        console.print(f"MLflow shows the runs at [link]http://127.0.0.1:{port}[/link]; Ctrl-C ends it")
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(5)
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _wait(server: subprocess.Popen[bytes], port: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until and server.poll() is None:
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        time.sleep(0.1)
+    last = LOG.read_text("utf-8", errors="replace").strip().splitlines()[-3:]
+    raise TemperError(f"MLflow did not start: {' '.join(last)} (log: {LOG})")

@@ -1,0 +1,45 @@
+"""Where a command works, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from components.errors import ParamsError, TemperError
+
+
+def enter() -> Path:
+    """Go to the workspace's root, from anywhere inside it."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if all((folder / name).exists() for name in ("params.yaml", "dvc.yaml", ".dvc")):
+            os.chdir(folder)
+            return folder
+    raise ParamsError(
+        [f"{here}: not inside a Temper workspace (a folder with params.yaml, dvc.yaml and .dvc); cd to one"]
+    )
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """What the user can act on is printed in red without a traceback; the exit code says which kind it is."""
+    try:
+        yield
+    except TemperError as error:
+        from rich.console import Console
+        from rich.text import Text
+
+        kind = "params.yaml is refused" if isinstance(error, ParamsError) and len(error.errors) > 1 else "error"
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(Text(f"{kind}:", style="bold red"))
+        for line in str(error).splitlines():
+            console.print(Text(f"  {line}"))
+        raise typer.Exit(error.exit_code) from None
+    except BrokenPipeError:  # `temper matrix | head`
+        sys.stderr.close()
+        raise typer.Exit(0) from None

@@ -1,0 +1,94 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.errors import DataError
+from components.params import ImageClassification, ImageColumns
+from components.tasks import image_classification as task
+
+
+def params(image: str = "p_*", shape: tuple[int, ...] = (1, 2), key: str | None = None) -> ImageClassification:
+    return ImageClassification(
+        kind="image_classification",
+        columns=ImageColumns(image=image, label="label", key=key),
+        shape=list(shape),
+        range=[0.0, 16.0],
+        classes=["3", "4"],
+    )
+
+
+def test_pixels_are_read_in_file_order() -> None:
+    table = pa.table({"p_10": [1, 2], "label": ["4", "3"], "p_2": [3, 4]})
+    inputs, labels = task.read(table, params())
+    assert inputs["image"].dtype == np.float32 and inputs["image"].tolist() == [[[1, 3]], [[2, 4]]]
+    assert labels.dtype == np.int32 and labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.float32()), pa.large_list(pa.int16()), pa.list_(pa.float64(), 4), pa.list_(pa.uint8())]
+)
+def test_lists_of_any_kind(kind: pa.DataType) -> None:
+    table = pa.table({"image": pa.array([[1, 2, 3, 4], [5, 6, 7, 8]], kind), "label": [3, 4]})
+    inputs, _ = task.read(table, params("image", (2, 2)))
+    assert inputs["image"].tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+
+
+def test_nested_lists_and_lists_of_two_chunks() -> None:
+    table = pa.table({"image": [[[1, 2], [3, 4]]], "label": [3]})
+    inputs, _ = task.read(pa.concat_tables([table, table]), params("image", (2, 2)))
+    assert inputs["image"].tolist() == [[[1, 2], [3, 4]]] * 2
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[3, 4], [3.0, 4.0], ["3", "4"], pa.array(["3", "4"]).dictionary_encode(), pa.array([3, 4], pa.uint8())],
+)
+def test_labels_of_any_kind(labels: object) -> None:
+    table = pa.table({"p_0": [0, 0], "p_1": [0, 0], "label": labels})
+    assert task.read(table, params())[1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("label", ["5", None, "", 3.5])
+def test_an_unknown_label_is_a_breach_where_it_is_looked_at_and_an_error_where_it_is_used(label: object) -> None:
+    table = pa.table({"p_0": [0], "p_1": [0], "label": [label]})
+    assert task.features(table, params())["label"][0] not in ("3", "4")
+    with pytest.raises(DataError, match="1 of 1 rows"):
+        task.read(table, params())
+
+
+def test_features_say_what_is_wrong_with_a_row() -> None:
+    table = pa.table(
+        {"p_0": ["1", " 2.5e0 ", "x", None], "p_1": [3.0, float("inf"), 1.0, float("nan")], "label": [3] * 4}
+    )
+    seen = task.features(table, params())
+    assert seen["image_text"].tolist() == [0, 0, 1, 0]
+    assert seen["image_nulls"].tolist() == [0, 0, 0, 1]
+    assert seen["image_nonfinite"].tolist() == [0, 1, 0, 1]
+    assert seen["image_mean"].tolist()[:3] == [2.0, 2.5, 1.0]
+    assert np.isnan(seen["image_min"][3])
+    assert seen["content"].notna().tolist() == [True, False, False, False]
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9, width=32), st.floats(-9, 9, width=32)), min_size=2, max_size=8))
+def test_content_is_equal_exactly_when_pixels_are(pairs: list[tuple[float, float]]) -> None:
+    images = np.array(pairs, np.float64).reshape(-1, 1, 2)
+    hashes = task.content({"image": images})
+    assert hashes == task.content({"image": images.astype(np.float32)})
+    assert [a == b for a in pairs for b in pairs] == [a == b for a in hashes for b in hashes]
+
+
+def test_key_and_label_are_never_pixels() -> None:
+    table = pa.table({"id": [7.0], "a": [1], "b": [2], "label": [3]})
+    wide = params("*", key="id")
+    assert task.read(table, wide)[0]["image"].tolist() == [[[1, 2]]]
+    assert task.keys(table, wide) == ["7"] and task.keys(table, params()) is None
+    assert task.columns(table, wide)["role"].tolist() == ["key", "image", "image", "label"]
+
+
+def test_statistics_are_per_channel() -> None:
+    images = np.zeros((2, 1, 2, 3), np.float32)
+    images[..., 1] = 4
+    images[0, ..., 2] = 2
+    assert task.statistics({"image": images}) == {"mean": [0, 4, 1], "std": [1e-6, 1e-6, 1]}

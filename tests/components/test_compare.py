@@ -1,0 +1,273 @@
+"""Evaluate, benchmark and compare over a small workspace: linear builds on real digits, two of them not ok."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from components import answers, assemble, benchmark, compare, evaluate, params, picture, report
+from components.cell import Record
+from components.data import Spec
+from components.errors import TemperError
+
+HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "tensorrt": None}
+EVIL = "<script>alert(1)</script> [bold]"
+Workspace = tuple[params.Params, Path]
+
+
+@pytest.fixture
+def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) -> Workspace:
+    """Variants base and small; base/int8_dynamic is refused, small/fp32 failed, TensorRT is not measured."""
+    loaded = params.load(Path("params.yaml"))
+    variants = {"base": loaded.variants["base"], "small": loaded.variants["pruned"]}
+    fast = loaded.benchmark.model_copy(update={"rounds": 7, "warmup": 1, "seconds_per_round": 0.002})
+    compared = loaded.compare.model_copy(update={"resamples": 200})
+    loaded = loaded.model_copy(update={"variants": variants, "benchmark": fast, "compare": compared})
+    shutil.copytree(prepared, "work/data/prepared")
+    mlp = params.Mlp(family="mlp", hidden=[4], dropout=0.0)
+    for variant, scale in (("base", 1.0), ("small", -1.0)):
+        assemble.save(assemble.create(mlp, Spec.read(prepared)), Path("work/models", variant))
+        for target, settings in loaded.targets.items():
+            if isinstance(settings, params.TensorRt):
+                Record("not measured", "no CUDA device").write(Path("work/engines", variant, target))
+            else:
+                figures = {"bytes": 1, "digest": make_build(variant, target, scale)}
+                Record("ok", figures=figures).write(Path("work/builds", variant, target))
+    Record("refused", f"parity: {EVIL}").write(Path("work/builds/base/int8_dynamic"))
+    Record("failed", "RuntimeError: planted").write(Path("work/builds/small/fp32"))
+    Record("not measured", "no model is registered as champion yet").write(Path("work/champion"))
+    Path("work/host.json").write_text(json.dumps(HOST), "utf-8")
+    return loaded, Path("work")
+
+
+def run_evaluate(loaded: params.Params, work: Path, variant: str, previous: Path | None = None) -> dict[str, Any]:
+    out = work / "predictions" / variant
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    data, builds, engines = work / "data/prepared", work / "builds" / variant, work / "engines" / variant
+    return evaluate.run(loaded.targets, 1, data, builds, engines, work / "host.json", out, previous)
+
+
+def run_benchmark(loaded: params.Params, work: Path) -> dict[str, Any]:
+    (work / "benchmark").mkdir(exist_ok=True)
+    where = [work / name for name in ("data/prepared", "models", "builds", "engines", "benchmark")]
+    return benchmark.run(loaded.variants, loaded.targets, loaded.benchmark, 1, *where)
+
+
+def run_compare(loaded: params.Params, work: Path, out: str = "matrix") -> tuple[dict[str, Any], list[Any]]:
+    (work / out).mkdir(exist_ok=True)
+    tracked: list[Any] = []
+    places = ("data/prepared", "models", "builds", "engines", "predictions", "champion", "benchmark", "host.json", out)
+    compare.run(
+        loaded.name,
+        loaded.variants,
+        loaded.targets,
+        loaded.compare,
+        loaded.policy,
+        0,
+        *(work / place for place in places),
+        cell=lambda *line: tracked.append(line),
+    )
+    return json.loads((work / out / "matrix.json").read_text("utf-8")), tracked
+
+
+def test_evaluate_answers_every_row_and_copies_what_is_not_ok(measured: Workspace) -> None:
+    loaded, work = measured
+    metrics = run_evaluate(loaded, work, "base")
+    assert set(metrics) == {"fp32", "int8_static"}
+    found = answers.read(work / "predictions/base/fp32")
+    assert len(found.labels) == metrics["fp32"]["rows"] == 120
+    assert metrics["fp32"]["accuracy"] == pytest.approx(found.accuracy())
+    assert (found.predictions == found.logits.argmax(1)).all()
+    copied = Record.read(work / "predictions/base/int8_dynamic")
+    assert (copied.status, copied.reason) == ("refused", f"parity: {EVIL}")
+    assert Record.read(work / "predictions/base/trt_int8") == Record("not measured", "no CUDA device")
+    assert not (work / "predictions/base/int8_dynamic/predictions.parquet").exists()
+
+
+def test_evaluate_keeps_what_did_not_change(measured: Workspace, make_build: Callable[..., str]) -> None:
+    loaded, work = measured
+    run_evaluate(loaded, work, "base")
+    shutil.move(work / "predictions/base", work / "before")
+    before = (work / "before/fp32/predictions.parquet").read_bytes()
+    make_build("base", "int8_static", 3.0)
+    (work / "before/fp32/mark").touch()
+    run_evaluate(loaded, work, "base", work / "before")
+    assert (work / "predictions/base/fp32/mark").exists()
+    assert not (work / "predictions/base/int8_static/mark").exists()
+    run_evaluate(loaded, work, "base")
+    assert (work / "predictions/base/fp32/predictions.parquet").read_bytes() == before
+
+
+def test_nan_answers_are_refused(measured: Workspace, make_build: Callable[..., str]) -> None:
+    loaded, work = measured
+    make_build("base", "fp32", float("nan"))
+    run_evaluate(loaded, work, "base")
+    record = Record.read(work / "predictions/base/fp32")
+    assert (record.status, record.reason) == ("refused", "120 of 120 test rows have NaN or infinite logits")
+
+
+def test_the_last_batch_changes_no_answer(measured: Workspace) -> None:
+    """33 rows take two calls of 32; the second holds one row and its copies."""
+    from components import runtime
+    from components.data import read_rows
+
+    rows = read_rows(Path("work/data/prepared"), "test", Spec.read(Path("work/data/prepared"))).head(33)
+    session = runtime.open_build(Path("work/builds/base/fp32"), 1)
+    assert np.allclose(answers.ask(session, rows).logits, session.run(rows.inputs), atol=1e-4)
+
+
+def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Workspace) -> None:
+    loaded, work = measured
+    for variant in loaded.variants:
+        run_evaluate(loaded, work, variant)
+    seconds = run_benchmark(loaded, work)
+    assert {"eager", "control", "base/fp32", "base/int8_static"} <= set(seconds)
+    matrix, tracked = run_compare(loaded, work)
+
+    rows = {row["cell"]: row for row in matrix["cells"]}
+    assert list(rows) == [f"{variant}/{target}" for variant in loaded.variants for target in loaded.targets]
+    assert rows["base/int8_dynamic"]["reason"] == f"parity: {EVIL}"
+    assert (rows["small/fp32"]["status"], rows["small/fp32"]["accuracy"]) == ("failed", None)
+    assert rows["base/trt_fp16"]["status"] == "not measured"
+    reference, same = rows["base/fp32"], rows["base/int8_static"]
+    assert matrix["reference"] == "base/fp32"
+    assert (reference["verdict"], reference["accuracy_difference"]) == ("no worse", 0.0)
+    assert (same["verdict"], same["flips"]["changed"]) == ("no worse", 0.0)  # the same weights
+    assert set(reference["latency_ms"]) == {"1", "32"}
+    assert reference["size_mb"] == Path("work/builds/base/fp32/model.onnx").stat().st_size / 1e6
+    assert reference["parameters"] == 64 * 4 + 4 + 4 * 10 + 10
+    assert reference["peak_memory_mb"] > 0
+    assert reference["load_ms"] > 0
+    assert set(matrix["control"]["speedup"]) == {"1", "32"}
+
+    keys = {frozenset(metrics) for _, _, metrics, _ in tracked}
+    assert len(tracked) == 10
+    assert len(keys) == 1
+    failed = next(line for line in tracked if line[0] == "small/fp32")
+    assert np.isnan(failed[2]["accuracy"])
+    assert failed[3]["status"] == "failed"
+    assert failed[1]["variant.fit.epochs"] == loaded.variants["small"].fit.epochs
+    json.dumps(tracked)
+
+    again, _ = run_compare(loaded, work, "again")
+    assert again == matrix
+    for name in ("matrix.json", "matrix.csv", "confusion.csv", "matrix.png", "report.html"):
+        assert (work / "again" / name).read_bytes() == (work / "matrix" / name).read_bytes(), name
+    with (work / "matrix/matrix.csv").open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 10
+    assert (work / "matrix/confusion.csv").read_text("utf-8").count("\n") == 121
+
+    page = (work / "matrix/report.html").read_text("utf-8")
+    assert EVIL not in page
+    assert "&lt;script&gt;" in page
+    assert base64.b64encode((work / "matrix/matrix.png").read_bytes()).decode() in page
+
+    text = printed(matrix, None)
+    assert EVIL in text.replace("\n", " ")  # rich takes no markup from it either
+    assert "Control, the reference against its own copy" in text
+    for cell in rows:
+        assert cell in text
+
+
+def printed(matrix: dict[str, Any], decision: dict[str, Any] | None, width: int = 120) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(report.table(matrix, decision))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    return text
+
+
+def test_a_champion_is_compared_on_the_same_rows(measured: Workspace) -> None:
+    loaded, work = measured
+    for variant in loaded.variants:
+        run_evaluate(loaded, work, variant)
+    run_benchmark(loaded, work)
+    shutil.rmtree(work / "champion")
+    shutil.copytree(work / "predictions/base/fp32", work / "champion")
+    matrix, _ = run_compare(loaded, work)
+    rows = {row["cell"]: row for row in matrix["cells"]}
+    assert rows["base/fp32"]["versus_champion"]["difference"] == 0
+    assert rows["small/int8_static"]["versus_champion"] is not None
+    assert matrix["champion"]["accuracy"] == rows["base/fp32"]["accuracy"]
+    champion = {"version": 4, "digest": rows["base/fp32"]["digest"]}
+    winner = {"cell": "small/int8_static"}
+    text = printed(matrix, {"winner": winner, "champion": champion})
+    assert "champion, version 4" in text
+    assert "chosen" in text
+    printed(matrix, None, width=80)
+
+    other = answers.read(work / "champion")
+    answers.write(answers.Answers(other.row_id[::-1], other.labels, other.predictions, other.logits), work / "champion")
+    with pytest.raises(TemperError, match="different test rows"):
+        run_compare(loaded, work)
+
+
+def test_a_matrix_without_any_measured_cell_still_comes(measured: Workspace) -> None:
+    loaded, work = measured
+    for variant in loaded.variants:
+        for target in ("fp32", "int8_dynamic", "int8_static"):
+            Record("refused", "parity").write(work / "builds" / variant / target)
+        run_evaluate(loaded, work, variant)
+    run_benchmark(loaded, work)
+    matrix, _ = run_compare(loaded, work)
+    assert {row["status"] for row in matrix["cells"]} == {"refused", "not measured"}
+    assert "No A/A control" in printed(matrix, None)
+
+
+def test_a_fault_while_timing_costs_one_cell(measured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, work = measured
+    for variant in loaded.variants:
+        run_evaluate(loaded, work, variant)
+    (work / "builds/small/int8_static/model.onnx").write_bytes(b"not a model")
+    run_benchmark(loaded, work)
+    cells = json.loads((work / "benchmark/cells.json").read_text("utf-8"))
+    assert cells["small/int8_static"]["status"] == "failed"
+    assert "build it again" in cells["small/int8_static"]["reason"]
+    assert cells["base/fp32"]["status"] == cells["base/int8_static"]["status"] == "ok"
+    row = next(row for row in run_compare(loaded, work)[0]["cells"] if row["cell"] == "small/int8_static")
+    assert row["status"] == "failed"
+
+
+def test_turns_visit_every_cell_once_a_round_and_leave_the_warm_up_out() -> None:
+    called: list[str] = []
+    calls: dict[str, benchmark.Call] = {name: lambda inputs, name=name: called.append(name) for name in "abc"}
+    settings = params.Benchmark(batch_sizes=[1], rounds=9, warmup=3, seconds_per_round=1e-9)
+    rounds = benchmark.turns(calls, {}, settings)
+    assert sorted((turn["round"], turn["cell"]) for turn in rounds) == [(n, name) for n in range(9) for name in "abc"]
+    assert {turn["calls"] for turn in rounds} == {1}
+    assert len(called) == 3 * (1 + 3) + 9 * 3 * 2  # warm-up, then a call that does not count and one that does
+    assert len({tuple(turn["cell"] for turn in rounds if turn["round"] == n) for n in range(9)}) > 1
+
+
+points = st.dictionaries(st.text("abc", min_size=1), st.tuples(st.floats(0.1, 9), st.floats(0, 100)), max_size=12)
+
+
+@given(points)
+def test_the_front_is_what_nothing_beats(cells: dict[str, tuple[float, float]]) -> None:
+    front = picture.pareto(cells)
+    for cell, (latency, accuracy) in cells.items():
+        beaten = any(
+            (x <= latency and y >= accuracy) and (x, y) != (latency, accuracy)
+            for other, (x, y) in cells.items()
+            if other != cell
+        )
+        assert beaten or (latency, accuracy) in [cells[name] for name in front]
+        assert not (beaten and cell in front)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")])
+def test_figures_are_short_and_plain(value: float, text: str) -> None:
+    assert report.figure(value) == text

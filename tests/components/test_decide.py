@@ -1,0 +1,199 @@
+"""The decision never breaks the policy, hangs on nothing but its inputs, and always says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.decide import decide, run
+from components.params import Bounds, Policy
+
+NOBODY: dict[str, Any] = {"version": None, "digest": None}
+
+
+def policy(**changes: Any) -> Policy:
+    bounds = Bounds(latency_ms=changes.pop("latency_ms", None), size_mb=changes.pop("size_mb", None))
+    plain = {"metric": "accuracy", "margin": 0.02, "batch_size": 1, "objective": "latency_ms"}
+    return Policy(bounds=bounds, **{**plain, **changes})
+
+
+def against(difference: float) -> dict[str, Any]:
+    low, high = difference - 0.01, difference + 0.01
+    verdict = "no worse" if low >= -0.02 else "worse" if high < -0.02 else "cannot tell"
+    return {"difference": difference, "low": low, "high": high, "verdict": verdict, "rows_needed": 900}
+
+
+def row(cell: str, accuracy: float = 0.9, latency_ms: float = 1.0, size_mb: float = 1.0, **more: Any) -> dict[str, Any]:
+    variant, _, target = cell.partition("/")
+    times = 1 / latency_ms  # the reference takes 1 ms
+    plain = {
+        "cell": cell,
+        "variant": variant,
+        "target": target,
+        "status": "ok",
+        "reason": "",
+        "digest": f"sha-{cell}",
+        "accuracy": accuracy,
+        "size_mb": size_mb,
+        "latency_ms": {"1": latency_ms},
+        "speedup": {"1": [times, times * 0.97, times * 1.03]},
+        "versus_best": against(0.0),
+        "versus_champion": None,
+    }
+    return {**plain, **more}
+
+
+def matrix(*rows: dict[str, Any], champion: str = "not measured") -> dict[str, Any]:
+    answered = [row for row in rows if row["accuracy"] is not None]
+    best = max(answered, key=lambda row: row["accuracy"]) if answered else None
+    for each in answered:
+        each["versus_best"] = against(each["accuracy"] - best["accuracy"]) if best else None
+    return {
+        "cells": list(rows),
+        "best": best["cell"] if best else None,
+        "control": {"speed_verdict": {"1": "same"}},
+        "champion": {"status": champion, "reason": "it cannot be opened"},
+    }
+
+
+def off(cell: str, status: str) -> dict[str, Any]:
+    empty = {"accuracy": None, "size_mb": None, "digest": None, "latency_ms": {}, "speedup": {}, "versus_best": None}
+    return {**row(cell), **empty, "status": status, "reason": "because"}
+
+
+def test_the_fastest_that_is_no_worse_wins() -> None:
+    measured = matrix(row("base/fp32", 0.95), row("small/fp32", 0.94, 0.5), row("tiny/fp32", 0.80, 0.1))
+    decision = decide(measured, policy(), NOBODY)
+    assert decision["action"] == "promote"
+    assert decision["winner"] == {
+        "cell": "small/fp32",
+        "variant": "small",
+        "target": "fp32",
+        "digest": "sha-small/fp32",
+    }
+    assert not decision["cells"]["tiny/fp32"]["feasible"]
+    assert "-15.00 points" in decision["cells"]["tiny/fp32"]["reasons"][0]
+    assert "beyond the margin of 2 points" in decision["cells"]["tiny/fp32"]["reasons"][0]
+
+
+def test_a_difference_of_just_the_margin_is_allowed() -> None:
+    measured = matrix(row("base/fp32", 1.0), row("small/fp32", 0.98, 0.5))
+    assert decide(measured, policy(), NOBODY)["winner"]["cell"] == "small/fp32"
+
+
+def test_an_interval_across_the_margin_is_told() -> None:
+    reasons = decide(matrix(row("a/fp32", 0.95), row("b/fp32", 0.935)), policy(), NOBODY)["cells"]["b/fp32"]["reasons"]
+    assert "900 test rows would settle it" in reasons[0]
+
+
+def test_worse_than_the_champion_is_not_feasible() -> None:
+    measured = matrix(row("base/fp32", versus_champion=against(-0.05)), champion="ok")
+    decision = decide(measured, policy(), {"version": 3, "digest": "other"})
+    assert (decision["action"], decision["winner"]) == ("none", None)
+    assert decision["nearest_miss"]["rules"] == ["policy.margin"]
+    assert "the champion" in decision["nearest_miss"]["reasons"][0]
+
+
+def test_a_champion_that_could_not_be_compared_is_told() -> None:
+    decision = decide(matrix(row("base/fp32")), policy(), {"version": 3, "digest": "other"})
+    assert decision["action"] == "promote"
+    assert "the champion was not compared: it cannot be opened" in decision["reason"]
+
+
+def test_noise_does_not_replace_the_champion() -> None:
+    rows = [row("a/fp32", latency_ms=0.50), row("b/fp32", latency_ms=0.51)]
+    decision = decide(matrix(*rows), policy(), {"version": 1, "digest": "sha-b/fp32"})
+    assert (decision["action"], decision["winner"]["cell"]) == ("keep", "b/fp32")
+    assert decide(matrix(*rows), policy(), NOBODY)["winner"]["cell"] == "a/fp32"
+    clear = [row("a/fp32", latency_ms=0.40), row("b/fp32", latency_ms=0.51)]
+    assert decide(matrix(*clear), policy(), {"version": 1, "digest": "sha-b/fp32"})["action"] == "promote"
+
+
+def test_the_nearest_miss_names_the_bound() -> None:
+    measured = matrix(row("a/fp32", latency_ms=2.0), row("b/fp32", latency_ms=1.1), off("c/fp32", "failed"))
+    decision = decide(measured, policy(latency_ms=1.0), NOBODY)
+    assert decision["action"] == "none"
+    assert decision["nearest_miss"]["cell"] == "b/fp32"
+    assert decision["nearest_miss"]["rules"] == ["policy.bounds.latency_ms"]
+    assert decision["nearest_miss"]["reasons"] == ["1.1 ms at batch 1: over the bound of 1 ms"]
+    assert decision["failed"] == ["c/fp32"]
+
+
+def test_nothing_measured_is_an_answer_too() -> None:
+    decision = decide(matrix(off("a/fp32", "refused"), off("b/fp32", "not measured")), policy(), NOBODY)
+    assert (decision["action"], decision["nearest_miss"], decision["failed"]) == ("none", None, [])
+    assert decision["cells"]["a/fp32"]["reasons"] == ["refused: because"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "winner"), [("accuracy", "a/fp32"), ("size_mb", "b/fp32"), ("latency_ms", "c/fp32")]
+)
+def test_objectives(objective: str, winner: str) -> None:
+    measured = matrix(row("a/fp32", 0.93, 3.0, 3.0), row("b/fp32", 0.92, 2.0, 1.0), row("c/fp32", 0.92, 1.0, 2.0))
+    assert decide(measured, policy(objective=objective), NOBODY)["winner"]["cell"] == winner
+
+
+cells = st.lists(
+    st.one_of(
+        st.builds(
+            row,
+            st.just("v/t"),
+            st.sampled_from([0.9, 0.91, 0.95, 0.99]),
+            st.sampled_from([0.1, 0.5, 0.52, 1.0, 3.0]),
+            st.sampled_from([0.1, 0.5, 2.0]),
+        ),
+        st.builds(off, st.just("v/t"), st.sampled_from(["refused", "failed", "not measured"])),
+    ),
+    min_size=1,
+    max_size=8,
+).map(lambda rows: [{**row, "cell": f"v{i}/t", "variant": f"v{i}", "digest": f"d{i}"} for i, row in enumerate(rows)])
+policies = st.builds(
+    policy,
+    margin=st.sampled_from([0.0, 0.02, 0.5]),
+    latency_ms=st.sampled_from([None, 0.3, 1.0]),
+    size_mb=st.sampled_from([None, 0.3, 1.0]),
+    objective=st.sampled_from(["latency_ms", "size_mb", "accuracy"]),
+)
+
+
+@given(cells, policies, st.integers(0, 9), st.randoms())
+def test_the_winner_keeps_the_policy_and_the_order_does_not_matter(
+    rows: list[dict[str, Any]], asked: Policy, champion: int, random: Any
+) -> None:
+    snapshot = {"version": 1, "digest": f"d{champion}"}
+    measured = matrix(*rows, champion="ok")
+    decision = decide(measured, asked, snapshot)
+    assert all(cell["reasons"] and all(cell["reasons"]) for cell in decision["cells"].values())
+    assert set(decision["cells"]) == {row["cell"] for row in rows}
+    assert decision["failed"] == sorted(row["cell"] for row in rows if row["status"] == "failed")
+    if decision["winner"]:
+        won = next(row for row in rows if row["cell"] == decision["winner"]["cell"])
+        best = max(row["accuracy"] for row in rows if row["accuracy"] is not None)
+        assert won["status"] == "ok"
+        assert won["accuracy"] >= best - asked.margin - 1e-9
+        assert asked.bounds.latency_ms is None or won["latency_ms"]["1"] <= asked.bounds.latency_ms
+        assert asked.bounds.size_mb is None or won["size_mb"] <= asked.bounds.size_mb
+        assert decision["action"] == ("keep" if won["digest"] == snapshot["digest"] else "promote")
+    else:
+        assert decision["action"] == "none"
+        assert not any(cell["feasible"] for cell in decision["cells"].values())
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    again = decide({**measured, "cells": shuffled}, asked, snapshot)
+    assert {**again, "cells": dict(sorted(again["cells"].items()))} == {
+        **decision,
+        "cells": dict(sorted(decision["cells"].items())),
+    }
+
+
+def test_the_stage_writes_the_decision(tmp_path: Path) -> None:
+    (tmp_path / "matrix.json").write_text(json.dumps(matrix(row("base/fp32"))), "utf-8")
+    (tmp_path / "champion.json").write_text(json.dumps(NOBODY), "utf-8")
+    metrics = run(policy(), tmp_path, tmp_path / "champion.json", tmp_path)
+    assert metrics == {"cells": 1, "feasible": 1, "failed": 0, "promote": 1}
+    assert json.loads((tmp_path / "decision.json").read_text("utf-8"))["champion"] == NOBODY

@@ -1,0 +1,42 @@
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from components import ingest
+from components.errors import DataError
+from components.hashing import sha256_file, sha256_tree
+from components.params import Csv, Embedded
+from components.sources import SOURCES
+
+
+def observe(source, tmp_path: Path) -> Path:
+    path = tmp_path / "source.json"
+    path.write_text(json.dumps(SOURCES[source.kind].observe(source, None)[0]))
+    return path
+
+
+def test_data_and_manifest_agree_and_bytes_repeat(tmp_path: Path) -> None:
+    source = Embedded(kind="embedded", dataset="digits")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        metrics = ingest.run(source, observe(source, tmp_path), tmp_path / name)
+    manifest = json.loads((tmp_path / "one/manifest.json").read_text())
+    assert manifest["rows"] == metrics["rows"] == 1797 == pq.read_metadata(tmp_path / "one/data.parquet").num_rows
+    assert manifest["columns"] == {**{f"pixel_{i}": "double" for i in range(64)}, "target": "string"}
+    assert manifest["sha256"] == sha256_file(tmp_path / "one/data.parquet")
+    assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two")
+
+
+def test_a_file_that_changed_since_it_was_observed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("a,b\n1,2\n")
+    source = Csv(kind="csv", path=str(path), delimiter=",")
+    observed = observe(source, tmp_path)
+    os.utime(path, (1, 1))
+    ingest.run(source, observed, tmp_path)  # touched, but the same
+    path.write_text("a,b\n1,3\n")
+    with pytest.raises(DataError, match="changed while they were read"):
+        ingest.run(source, observed, tmp_path)

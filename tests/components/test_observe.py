@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import observe, promote, tracking
+from components.hashing import sha256_tree
+
+ROOT = Path(__file__).parents[2]
+OUT = Path("work/observed")
+
+
+@pytest.fixture
+def look(tracked: Path) -> Callable[[], str]:
+    """look(): run observe as the stage does; returns one hash over all that it wrote."""
+    from components import params
+
+    values = params.load(Path("params.yaml")).model_dump(mode="json", by_alias=True)
+    wanted = {key: values[key] for key in ("name", "source", "init", "variants", "targets")}
+
+    def run() -> str:
+        aside = Path("work/aside")
+        aside.mkdir(parents=True)
+        observe.run(**wanted, out=aside, previous=OUT if OUT.exists() else None)
+        shutil.rmtree(OUT, ignore_errors=True)
+        aside.rename(OUT)
+        return sha256_tree(OUT)
+
+    return run
+
+
+def apply(decision: dict[str, Any]) -> None:
+    promote.apply(
+        "digits", decision, Path("work/builds"), Path("work/engines"), Path("work/matrix"), Path("work/data/prepared")
+    )
+
+
+def champion() -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((OUT / "champion.json").read_text("utf-8"))
+    return read
+
+
+def test_own_promotion_is_no_news_rollback_is(
+    look: Callable[[], str], make_build: Callable[..., str], decide: Callable[..., Any]
+) -> None:
+    first = look()
+    assert look() == first and champion()["version"] is None
+    one = make_build("base", "fp32")
+    apply(decide("base/fp32", one, champion()))
+    assert look() == first, "promoting what was decided must wake nothing"
+
+    Path("params.yaml").write_text(Path("params.yaml").read_text("utf-8") + "# changed\n", "utf-8")
+    look()
+    assert (champion()["version"], champion()["digest"]) == (1, one), "a new run meets the real champion"
+    assert champion()["metrics"]["accuracy"] == 0.9
+    two = make_build("lora", "fp32", 2.0)
+    apply(decide("lora/fp32", two, champion()))
+    before = sha256_tree(OUT)
+    assert look() == before
+
+    client = tracking.client()
+    client.set_registered_model_alias("digits", "champion", "1")  # as the MLflow UI does
+    rolled_back = look()
+    assert rolled_back != before
+    assert (champion()["version"], champion()["rolled_back"]) == (1, two)
+    assert look() == rolled_back, "and once seen it is no news any more"
+
+
+def test_promotion_from_elsewhere_is_news(
+    look: Callable[[], str], make_build: Callable[..., str], decide: Callable[..., Any]
+) -> None:
+    look()
+    mine = decide("base/fp32", make_build("base", "fp32"), champion())
+    apply(mine)
+    before = look()
+    theirs = make_build("lora", "fp32", 2.0)
+    known = {"version": 1}
+    apply(decide("lora/fp32", theirs, known))
+    Path("work/decision/decision.json").write_text(json.dumps(mine), "utf-8")  # this workspace decided otherwise
+    assert look() != before
+    assert champion()["digest"] == theirs and champion()["rolled_back"] is None
+
+
+def test_attempts_rise_with_failures_and_never_fall() -> None:
+    variants, targets = {"base": {}, "lora": {}}, {"fp32": {}, "int8": {}}
+    once = observe.attempts(variants, targets, {("base", "int8"), ("gone", "fp32")}, {})
+    assert once == {"base": {"int8": 1}, "lora": {}}
+    assert observe.attempts(variants, targets, set(), once) == once
+    twice = observe.attempts(variants, targets, {("base", "int8"), ("lora", "fp32")}, once)
+    assert twice == {"base": {"int8": 2}, "lora": {"fp32": 1}}
+
+
+def test_failed_cells_from_records_and_matrix(look: Callable[[], str]) -> None:
+    from components.cell import Record
+
+    Record("failed", "boom").write(Path("work/builds/base/int8_static"))
+    Record("ok").write(Path("work/builds/base/fp32"))
+    look()
+    assert json.loads((OUT / "attempts.json").read_text("utf-8")) == {
+        **{variant: {} for variant in ("lora", "pruned", "distilled", "compact")},
+        "base": {"int8_static": 1},
+    }
+
+
+def test_family_files_follow_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    init = {"model": {"family": "vit"}}
+    variants = {
+        "base": {"from": "init", "pass": "train"},
+        "small": {"from": "base", "pass": "distill", "model": {"family": "mlp"}},
+        "compact": {"from": "small", "pass": "prune"},
+    }
+    names = {
+        variant: [Path(path).stem for path in observe.family_files(variant, variants, init)] for variant in variants
+    }
+    assert names == {"base": ["vit"], "small": ["mlp", "vit"], "compact": ["mlp"]}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["observe", "out=work/observed"], ["promote", *(f"{name}=work/{name}" for name in ("decision", "matrix"))]],
+)
+def test_no_news_needs_no_heavy_import(
+    tracked: Path, make_build: Callable[..., str], decide: Callable[..., Any], words: list[str]
+) -> None:
+    decision = decide("base/fp32", make_build("base", "fp32"))
+    apply(decision)
+    Path("work/engines").mkdir()
+    if words[0] == "promote":
+        words += ["builds=work/builds", "engines=work/engines", "data=work/data/prepared"]
+    check = (
+        "import sys; from components import stage; code = stage.main(sys.argv[1:]);"
+        "heavy = {'mlflow', 'torch', 'pydantic', 'numpy', 'pandas', 'pyarrow', 'ruamel', 'sklearn'} & set(sys.modules);"
+        "sys.exit(code or ' '.join(sorted(heavy)) or 0)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for _ in range(2):  # the first time checks the params, and remembers that they are right
+        done = subprocess.run(
+            [sys.executable, "-c", check, *words], env=env, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr

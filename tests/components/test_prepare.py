@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components import prepare
+from components.data import Spec, read_rows
+from components.errors import DataError
+from components.hashing import sha256_tree
+from components.params import ImageClassification, ImageColumns, Prepare, Split
+
+SHARES = Prepare(split=Split(train=0.6, validation=0.1, calibration=0.1, test=0.2))
+
+
+def task(key: str | None = None) -> ImageClassification:
+    return ImageClassification(
+        kind="image_classification",
+        columns=ImageColumns(image="p*", label="label", key=key),
+        shape=[1, 2],
+        range=[0.0, 1000.0],
+        classes=["a", "b"],
+    )
+
+
+def rows(count: int) -> dict[str, list]:
+    return {"p0": [float(i) for i in range(count)], "p1": [1.0] * count, "label": ["a", "b"] * (count // 2)}
+
+
+def run(tmp_path: Path, columns: dict[str, list], key: str | None = None, name: str = "out") -> tuple[dict, Path]:
+    valid, out = tmp_path / "valid", tmp_path / name
+    valid.mkdir(exist_ok=True), out.mkdir()
+    pq.write_table(pa.table(columns), valid / "data.parquet")
+    return prepare.run(task(key), SHARES, valid, out), out
+
+
+def sides(out: Path) -> dict[str, str]:
+    return {
+        row_id: split
+        for split in prepare.SPLITS
+        for row_id in pq.read_table(out / f"{split}.parquet")["row_id"].to_pylist()
+    }
+
+
+def test_every_row_lands_on_one_side_and_reads_back(tmp_path: Path) -> None:
+    metrics, out = run(tmp_path, rows(400))
+    spec = Spec.read(out)
+    assert (spec.shape, spec.classes) == ([1, 2], ["a", "b"])
+    assert sum(metrics["rows"].values()) == len(sides(out)) == 400
+    for name, share in (("train", 0.6), ("test", 0.2)):
+        assert metrics["rows"][name] == pytest.approx(400 * share, rel=0.3)
+    train = read_rows(out, "train", spec)
+    assert train.inputs["image"].shape == (len(train), 1, 2)
+    assert (train.labels == train.inputs["image"][:, 0, 0] % 2).all(), "inputs and labels stay together"
+    assert spec.statistics["mean"] == pytest.approx([train.inputs["image"].mean()]), "of the training split only"
+    at = prepare.positions(list(train.row_id))
+    assert (np.diff(at) >= 0).all(), "hash order"
+
+
+def test_two_runs_leave_the_same_bytes_whatever_the_order_of_rows(tmp_path: Path) -> None:
+    data = rows(100)
+    one, two = run(tmp_path, data)[1], run(tmp_path, {k: v[::-1] for k, v in data.items()}, name="two")[1]
+    assert sha256_tree(one) == sha256_tree(two)
+
+
+def test_no_row_changes_sides_when_data_grow(tmp_path: Path) -> None:
+    for key in (None, "id"):
+        few = {**rows(100), **({"id": list(range(100))} if key else {})}
+        many = {**rows(300), **({"id": list(range(300))} if key else {})}
+        before = sides(run(tmp_path, few, key, f"few-{key}")[1])
+        after = sides(run(tmp_path, many, key, f"many-{key}")[1])
+        assert before.items() <= after.items()
+
+
+@given(
+    st.lists(st.text(max_size=8), unique=True, max_size=40),
+    st.lists(st.text(max_size=8), unique=True, max_size=40),
+    st.tuples(*[st.floats(0.01, 1)] * 4),
+)
+def test_a_side_depends_on_the_id_alone(ids: list[str], more: list[str], weights: tuple[float, ...]) -> None:
+    shares = [weight / sum(weights) for weight in weights]
+    grown = list(dict.fromkeys([*more, *ids]))
+    before, after = (
+        {some[i]: side for side, numbers in enumerate(prepare.assign(some, shares)) for i in numbers}
+        for some in (ids, grown)
+    )
+    assert set(before) == set(ids) and set(after) == set(grown)
+    assert before.items() <= after.items()
+
+
+def test_equal_inputs_under_different_keys_are_a_leak(tmp_path: Path) -> None:
+    data = {"p0": [1.0, 2.0] * 50, "p1": [1.0] * 100, "label": ["a", "b"] * 50, "id": list(range(100))}
+    with pytest.raises(DataError, match="train and test share 2"):
+        run(tmp_path, data, "id")
+
+
+def test_equal_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="share their id"):
+        run(tmp_path, {**rows(100), "id": [1] * 100}, "id")
+
+
+def test_a_class_without_training_rows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"training split has no row of \['b'\]"):
+        run(tmp_path, {**rows(100), "label": ["a"] * 100})
+
+
+def test_an_empty_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 rows leave"):
+        run(tmp_path, rows(2))
+
+
+def test_rows_that_validate_would_set_aside_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 of 100 rows"):
+        run(tmp_path, {**rows(100), "p1": [None, *[1.0] * 99]})

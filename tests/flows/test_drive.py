@@ -1,0 +1,181 @@
+"""One pipeline run, driven for real: DVC, Prefect, processes and signals, on light stages."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EVERY = ["join", "make@a", "make@b", "make@c", "observe", "promote", "split"]
+
+
+def flow_runs(prefect: str, run: str) -> list[dict[str, Any]]:
+    """What the standing server knows of a pipeline run."""
+    address, password = prefect.split()
+    request = urllib.request.Request(  # noqa: S310
+        f"{address}/flow_runs/filter",
+        data=json.dumps({"flow_runs": {"name": {"any_": [run]}}}).encode(),
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": "Basic " + base64.b64encode(password.encode()).decode(),
+        },
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
+        found: list[dict[str, Any]] = json.load(reply)
+    return found
+
+
+def test_same_lock_as_plain_repro_and_second_run_does_nothing(
+    served: Any, prefect: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    plain = tmp_path_factory.mktemp("plain") / "copy"
+    shutil.copytree(served.path, plain)
+
+    code, outcome, err = served.drive()
+    assert (code, err) == (0, "")
+    assert served.begun() == EVERY
+    type(served)(plain, served.env).dvc("repro")
+    assert (served.path / "dvc.lock").read_bytes() == (plain / "dvc.lock").read_bytes()
+    assert [run["state_name"] for run in flow_runs(prefect, outcome["run"])] == ["Completed"]
+
+    code, outcome, _ = served.drive()
+    assert code == 0
+    assert served.begun() == ["observe", "promote"]
+    assert (served.path / "dvc.lock").read_bytes() == (plain / "dvc.lock").read_bytes()
+
+    shutil.rmtree(served.path / "work")  # all of it is in the run cache
+    (served.path / "dvc.lock").unlink()
+    code, outcome, _ = served.drive()
+    assert code == 0
+    assert served.begun() == ["observe", "promote"]
+    assert outcome["done"]["make@b"] == "cached"
+
+
+def test_a_failure_costs_only_what_builds_on_it(served: Any, prefect: str) -> None:
+    served.write("fail-make@b")
+    code, outcome, _ = served.drive()
+    assert code == 3  # the stage's own
+    assert "a planted fault" in outcome["failed"]["make@b"]
+    assert outcome["skipped"] == ["join", "promote"]
+    assert served.begun() == ["make@a", "make@b", "make@c", "observe", "split"]
+    assert [run["state_name"] for run in flow_runs(prefect, outcome["run"])] == ["Failed"]
+    log = served.path / ".temper/logs" / outcome["run"] / "make@b.log"
+    assert "a planted fault" in log.read_text()
+
+    (served.path / "fail-make@b").unlink()
+    code, outcome, _ = served.drive()
+    assert code == 0
+    assert served.begun() == ["join", "make@b", "observe", "promote"]
+
+
+def test_independent_stages_run_at_once(served: Any) -> None:
+    for name in ("make@a", "make@b"):
+        served.write(f"slow-{name}")
+    process = served.start()
+    served.until_ran("make@a", "make@b")  # both sleep for a minute: neither can have ended
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_stages(served: Any, number: int, code: int) -> None:
+    served.write("slow-split")
+    process = served.start()
+    served.until_ran("split")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert served.until_quiet() == []
+
+
+def test_kill_9_leaves_nothing_behind_and_the_next_run_goes_on(
+    served: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    plain = tmp_path_factory.mktemp("plain") / "copy"
+    shutil.copytree(served.path, plain)
+    served.write("slow-make@b")
+    process = served.start()
+    served.until_ran("make@b")
+    process.kill()
+    process.communicate()
+    assert served.until_quiet() == []
+
+    (served.path / "slow-make@b").unlink()
+    code, outcome, err = served.drive()
+    assert code == 0, (outcome, err)
+    type(served)(plain, served.env).dvc("repro")
+    assert (served.path / "dvc.lock").read_bytes() == (plain / "dvc.lock").read_bytes()
+
+
+def test_its_own_server_is_quiet_and_dies_with_the_driver(workspace: Any) -> None:
+    code, outcome, err = workspace.drive()
+    assert (code, err) == (0, "")
+    log = workspace.path / ".temper/logs" / outcome["run"] / "prefect.log"
+    assert log.read_text() == ""
+    assert workspace.until_quiet(0) == []
+
+    code, _, _ = workspace.drive()
+    assert code == 0
+    assert len(list((workspace.path / ".temper/logs").glob("*/prefect.log"))) == 1  # a no-op starts no server
+
+    workspace.write("params.yaml", (workspace.path / "params.yaml").read_text().replace("n: 2", "n: 9"))
+    workspace.write("slow-make@b")
+    workspace.begun()
+    process = workspace.start()
+    workspace.until_ran("make@b")
+    assert len(workspace.processes()) > 3  # driver, server, dvc, stage
+    process.kill()
+    process.communicate()
+    assert workspace.until_quiet() == []
+
+
+def test_one_driver_a_workspace(served: Any) -> None:
+    served.write("slow-observe")
+    first = served.start()
+    served.until_ran("observe")
+    second = served.start()
+    _, err = second.communicate(timeout=30)
+    assert second.returncode == 1
+    assert f"another temper run is at work in {served.path} (pid {first.pid})" in err
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=30)
+    assert first.returncode == 143
+
+
+def test_a_stage_that_takes_too_long_is_ended(served: Any) -> None:
+    served.write("slow-make@c")
+    code, outcome, _ = served.drive(timeout_s=3)
+    assert code == 1
+    assert "took over 3 s" in outcome["failed"]["make@c"]
+    assert sorted(name for name in outcome["done"] if name.startswith("make")) == ["make@a", "make@b"]
+
+
+def test_waits_for_who_holds_a_path(served: Any) -> None:
+    rwlock = served.path / ".dvc/tmp/rwlock"
+    rwlock.parent.mkdir()
+    held = {"write": {str(served.path / "work/make/b"): {"pid": os.getpid(), "cmd": "another dvc"}}}
+    rwlock.write_text(json.dumps(held))
+
+    def let_go() -> None:
+        end = time.monotonic() + 60
+        while "busy" not in "".join(path.read_text() for path in served.path.glob(".temper/logs/*/make@b.log")):
+            if time.monotonic() > end:
+                return
+            time.sleep(0.1)
+        Path(rwlock).write_text("{}")
+
+    releaser = threading.Thread(target=let_go)
+    releaser.start()
+    code, outcome, _ = served.drive()
+    releaser.join()
+    assert (code, outcome["failed"]) == (0, {})
+    assert outcome["done"]["make@b"] == "ran"

@@ -1,0 +1,282 @@
+"""The whole pipeline on real digits, small: both drivers, the registry, experiments, a planted fault.
+
+Each test runs the commands a user would, in a workspace of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+TIMED = ("benchmark", "compare", "decide", "promote")  # what is timed, and what follows from it
+
+FIT = {
+    "epochs": 3,
+    "batch_size": 32,
+    "optimizer": {"kind": "adamw", "lr": 0.003, "weight_decay": 0.01},
+    "schedule": {"kind": "cosine", "warmup_share": 0.1},
+    "label_smoothing": 0.0,
+    "clip_norm": 1.0,
+    "patience": 5,
+}
+SMALL: dict[str, Any] = {
+    "init": {"model": {"family": "mlp", "hidden": [32], "dropout": 0.1}},
+    "variants": {
+        "base": {"from": "init", "pass": "train", "fit": FIT},
+        "pruned": {"from": "base", "pass": "prune", "ratio": 0.5, "fit": FIT},
+    },
+    "targets": {
+        "fp32": {"kind": "onnx_fp32"},
+        "int8_dynamic": {"kind": "onnx_int8_dynamic", "per_channel": True},
+        "trt_fp16": {"kind": "tensorrt", "precision": "fp16", "batch_sizes": [1, 2, 4], "rows": 16},
+    },
+}
+
+
+class Workspace:
+    """A user's checkout with small params."""
+
+    def __init__(self, folder: Path) -> None:
+        files = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+        )
+        for name in filter(None, files.stdout.decode().split("\0")):
+            if (ROOT / name).is_file() and not name.startswith("tests/"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        self.folder = folder
+        self.write_params(SMALL)
+        self("git", "init", "-q", "-b", "main")
+        self.commit()
+
+    def write_params(self, changes: Mapping[str, Any]) -> None:
+        yaml = YAML()
+        path = self.folder / "params.yaml"
+        raw = yaml.load(path.read_text("utf-8"))
+        raw.update(changes)
+        raw["benchmark"].update({"rounds": 5, "warmup": 1, "seconds_per_round": 0.01, "batch_sizes": [1, 8]})
+        with path.open("w", encoding="utf-8") as file:
+            yaml.dump(raw, file)
+
+    def commit(self) -> None:
+        self("git", "add", "-A")
+        self("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "state")
+
+    def __call__(self, *command: str, code: int | None = 0, **environment: str) -> str:
+        known = {key: value for key, value in os.environ.items() if not key.startswith(("TEMPER_", "PREFECT_"))}
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env={
+                **known,
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "PYTHONPATH": str(self.folder),
+                "COLUMNS": "160",
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+        )
+        said = done.stdout + done.stderr
+        assert code is None or done.returncode == code, f"{command}: exit code {done.returncode}\n{said[-6000:]}"
+        return said
+
+    def lock(self) -> dict[str, Any]:
+        stages: dict[str, Any] = YAML(typ="safe").load((self.folder / "dvc.lock").read_text("utf-8"))["stages"]
+        return stages
+
+    def read(self, path: str) -> Any:
+        return json.loads((self.folder / path).read_text("utf-8"))
+
+    def registry(self) -> tuple[int, int | None]:
+        """(versions, the champion's version)."""
+        with sqlite3.connect(f"file:{self.folder}/mlruns/mlflow.db?mode=ro", uri=True) as store:
+            (versions,) = store.execute("SELECT COUNT(*) FROM model_versions").fetchone()
+            row = store.execute("SELECT version FROM registered_model_aliases WHERE alias = 'champion'").fetchone()
+        return versions, row and int(row[0])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Run by `dvc repro`."""
+    workspace = Workspace(tmp_path_factory.mktemp("plain"))
+    workspace("dvc", "repro")
+    workspace.commit()
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Run by `temper run`."""
+    workspace = Workspace(tmp_path_factory.mktemp("flow"))
+    said = workspace("temper", "run")
+    assert "base/fp32" in said
+    workspace.commit()
+    return workspace
+
+
+def test_both_drivers_leave_the_same(plain: Workspace, flow: Workspace) -> None:
+    """dvc.lock in the same order with the same hashes but for what is timed; identical models and predictions."""
+    one, two = plain.lock(), flow.lock()
+    assert list(one) == list(two)
+    for name in one:
+        if name.partition("@")[0] not in TIMED:
+            assert one[name] == two[name], name
+    timed = {name for name in one if one[name] != two[name]}
+    assert {name.partition("@")[0] for name in timed} <= set(TIMED)
+    for kind in ("models", "builds", "predictions"):
+        assert {path for path in (plain.folder / "work" / kind).rglob("*")}
+        for path in (plain.folder / "work" / kind).rglob("*"):
+            twin = flow.folder / path.relative_to(plain.folder)
+            assert path.is_dir() or path.read_bytes() == twin.read_bytes(), path
+
+
+@pytest.mark.parametrize("driver", ["plain", "flow"])
+def test_a_champion_is_registered_and_answers_raw_images_anywhere(
+    driver: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    workspace: Workspace = request.getfixturevalue(driver)
+    assert workspace.registry() == (1, 1)
+    decision = workspace.read("work/decision/decision.json")
+    assert decision["action"] == "promote"
+    code = (
+        "import mlflow, numpy as np, sys\n"
+        "assert not any('temper' in name for name in sys.modules)\n"
+        "model = mlflow.pyfunc.load_model('models:/digits@champion')\n"
+        "from sklearn.datasets import load_digits\n"
+        "digits = load_digits()\n"
+        "answers = np.asarray(model.predict(digits.images[:200])).ravel()\n"
+        "print((answers.astype(str) == digits.target[:200].astype(str)).mean())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        cwd=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.folder}/mlruns/mlflow.db",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout.split()[-1]) > 0.6
+    for path in (workspace.folder / "mlruns").rglob("*"):
+        assert path.suffix not in (".pkl", ".pickle", ".pt", ".bin"), path
+
+
+@pytest.mark.parametrize("driver", ["plain", "flow"])
+def test_a_second_run_does_nothing(driver: str, request: pytest.FixtureRequest) -> None:
+    workspace: Workspace = request.getfixturevalue(driver)
+    before, registry = workspace.lock(), workspace.registry()
+    said = workspace(*(("dvc", "repro") if driver == "plain" else ("temper", "run")))
+    assert "make" not in [word for line in said.splitlines() if "Running stage" in line for word in line.split("'")]
+    assert workspace.lock() == before
+    assert workspace.registry() == registry
+
+
+def test_what_cannot_be_measured_says_so(plain: Workspace) -> None:
+    matrix = plain.read("work/matrix/matrix.json")
+    cells = {cell["cell"]: cell for cell in matrix["cells"]}
+    assert set(cells) == {f"{v}/{t}" for v in SMALL["variants"] for t in SMALL["targets"]}
+    if plain.read("work/observed/host.json")["gpu"] is None:
+        assert cells["base/trt_fp16"]["status"] == "not measured"
+        assert "CUDA" in cells["base/trt_fp16"]["reason"]
+    assert cells["pruned/fp32"]["size_mb"] < cells["base/fp32"]["size_mb"]
+    assert {cells[name]["status"] for name in ("base/fp32", "base/int8_dynamic", "pruned/fp32")} == {"ok"}
+
+
+def test_runs_compare_with_the_same_keys(plain: Workspace) -> None:
+    with sqlite3.connect(f"file:{plain.folder}/mlruns/mlflow.db?mode=ro", uri=True) as store:
+        rows = store.execute(
+            "SELECT t.value, m.key FROM latest_metrics m JOIN tags t ON t.run_uuid = m.run_uuid AND t.key = 'cell'"
+        ).fetchall()
+        running = store.execute("SELECT COUNT(*) FROM runs WHERE status = 'RUNNING'").fetchone()[0]
+    keys: dict[str, set[str]] = {}
+    for cell, key in rows:
+        keys.setdefault(cell, set()).add(key)
+    assert {"base/fp32", "base/int8_dynamic", "pruned/fp32", "pruned/int8_dynamic"} <= set(keys)
+    assert len({frozenset(found) for found in keys.values()}) == 1
+    assert running == 0
+
+
+def test_dvc_reads_the_results(plain: Workspace) -> None:
+    assert "accuracy" in plain("dvc", "metrics", "show", "--json")
+    plain("dvc", "plots", "show", "--json")
+    assert "make@pruned" in plain("dvc", "dag", "--md")
+
+
+def test_an_experiment_never_moves_the_registry(plain: Workspace) -> None:
+    before = plain.registry()
+    plain("dvc", "exp", "run", "-S", "variants.pruned.ratio=0.6", "--name", "sparser")
+    assert plain.registry() == before
+    shown = json.loads(plain("dvc", "exp", "show", "--json").splitlines()[-1] or "[]")
+    assert "sparser" in json.dumps(shown)
+    assert "variants.pruned.ratio" in plain("dvc", "params", "diff")
+    plain("git", "checkout", "-q", ".")
+    plain("dvc", "checkout", "-q")
+
+
+def test_a_fault_in_one_cell_costs_one_cell(plain: Workspace, tmp_path: Path) -> None:
+    """A planted exception: the rest is measured, the run is red, and only that cell is done again."""
+    plant = tmp_path / "plant"
+    plant.mkdir()
+    (plant / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'build' in sys.argv or 'components.stage' in sys.orig_argv:\n"
+        "    import components.targets.onnx_int8_dynamic as target\n"
+        "    def run(*args, **kwargs): raise RuntimeError('planted')\n"
+        "    target.run = run\n"
+    )
+    params = {
+        **SMALL,
+        "targets": {**SMALL["targets"], "int8_dynamic": {"kind": "onnx_int8_dynamic", "per_channel": False}},
+    }
+    plain.write_params(params)
+    environment = {"PYTHONPATH": f"{plant}:{plain.folder}"}
+    said = plain("dvc", "repro", code=None, **environment)
+    assert "planted" in said
+    cells = {cell["cell"]: cell for cell in plain.read("work/matrix/matrix.json")["cells"]}
+    assert cells["base/int8_dynamic"]["status"] == "failed"
+    assert "planted" in cells["base/int8_dynamic"]["reason"]
+    assert cells["base/fp32"]["status"] == "ok" and cells["base/fp32"]["latency_ms"]
+    red = plain("dvc", "repro", code=None, **environment)
+    assert "ERROR" in red
+
+    said = plain("dvc", "repro")
+    assert "Running stage 'build@base'" in said and "Running stage 'make@base'" not in said
+    assert "fp32: kept from the run before" in said and "int8_dynamic: kept" not in said
+    cells = {cell["cell"]: cell for cell in plain.read("work/matrix/matrix.json")["cells"]}
+    assert {cell["status"] for cell in cells.values()} <= {"ok", "not measured"}
+    plain.commit()
+
+
+def test_bad_data_stop_the_run_before_any_training(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    lines = [",".join([*(f"pixel_{i}" for i in range(64)), "target"])]
+    (tmp_path / "digits.csv").write_text("\n".join(lines) + "\n")
+    workspace.write_params({**SMALL, "source": {"kind": "csv", "path": "digits.csv", "delimiter": ","}})
+    said = workspace("temper", "run", code=3)
+    assert "digits.csv" in said
+    assert not (tmp_path / "work" / "models").exists()
+
+
+def test_bad_params_stop_the_run_before_any_work(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.write_params({**SMALL, "seed": -1, "threads": 0})
+    said = workspace("temper", "run", code=2)
+    assert "seed" in said and "threads" in said
+    assert not (tmp_path / "work").exists()
