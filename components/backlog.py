@@ -97,9 +97,12 @@ def begin(folder: Path) -> None:
 
 def is_over(folder: Path) -> bool:
     """Whether the driver of this pipeline run and all its stages are gone."""
-    firsts = [first for path in folder.glob("*.jsonl") if (first := _first(path))]
-    if any(stage_alive(first) for first in firsts):
-        return False
+    firsts = []
+    for path in folder.glob("*.jsonl"):
+        lines = [line for _, line in unread(path, 0)]
+        if lines and "status" not in lines[-1] and stage_alive(lines[0]):
+            return False
+        firsts += lines[:1]
     if (folder / DRIVER).exists():
         return not stage_alive(json.loads((folder / DRIVER).read_text("utf-8")))
     if match := re.fullmatch(r"(?:dvc|stage)-(\d+)-(\d+)", folder.name):
@@ -107,12 +110,6 @@ def is_over(folder: Path) -> bool:
         return not stage_alive(driver)
     newest = max(path.stat().st_mtime for path in folder.iterdir())
     return time.time() - newest > SILENCE_S
-
-
-def _first(path: Path) -> dict[str, Any] | None:
-    with path.open("rb") as file:
-        line = file.readline()
-    return json.loads(line) if line.endswith(b"\n") else None
 
 
 def unread(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,15 +1,17 @@
 """Latency of all cells, interleaved round by round in one process; load time and memory, each in a fresh one.
 
 Beside the cells stand `eager`, PyTorch running the first variant, and `control`, a second session of the
-reference cell: an A/A comparison. What slows the machine for a while slows all of them alike.
+reference cell: an A/A comparison. What slows the machine for a while slows all of them alike. A cell that
+fails, or takes the process down, does so in its fresh one, before it is timed beside the others.
 
-`python -m components.benchmark BUILD THREADS INPUTS.npz` prints one cell's footprint as JSON.
+`python -m components.benchmark BUILD THREADS INPUTS.npz SIZE...` prints one cell's footprint as JSON.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -23,17 +25,15 @@ from typing import Any
 import numpy as np
 
 from components import runtime
-from components.cell import MACHINE_FAULTS, Record
+from components.cell import Record
 from components.data import Rows, Spec, read_rows
 from components.params import Benchmark, OnnxFp32, Target, TensorRt, Variant
 
 Inputs = Mapping[str, np.ndarray]
 Call = Callable[[Inputs], Any]
 
-AGAIN = "run `dvc repro -f -s benchmark` to try again"
 
-
-def peak_mb(field: str) -> float:
+def memory_mb(field: str) -> float:
     """VmRSS or VmHWM (its peak) of this process. Not ru_maxrss: a child inherits its parent's."""
     for line in Path("/proc/self/status").read_text("utf-8").splitlines():
         if line.startswith(f"{field}:"):
@@ -41,25 +41,28 @@ def peak_mb(field: str) -> float:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def footprint(build: Path, threads: int, inputs: Inputs) -> dict[str, float]:
-    """Load time, and the memory that loading and one call take at their peak. Only true in a fresh process."""
-    before = peak_mb("VmRSS")
+def footprint(build: Path, threads: int, inputs: Inputs, sizes: list[int]) -> dict[str, float]:
+    """Load time, and the peak of memory over loading and a call at each batch size. Only true in a fresh process."""
+    before = memory_mb("VmRSS")
     started = time.perf_counter()
     session = runtime.open_build(build, threads)
     load_ms = (time.perf_counter() - started) * 1000
-    session.run(inputs)
-    return {"load_ms": load_ms, "peak_memory_mb": max(peak_mb("VmHWM") - before, 0.0)}
+    for size in sizes:
+        session.run({name: values[:size] for name, values in inputs.items()})
+    return {"load_ms": load_ms, "peak_memory_mb": max(memory_mb("VmHWM") - before, 0.0)}
 
 
-def fresh_footprint(build: Path, threads: int, inputs: Inputs) -> dict[str, Any]:
+def fresh_footprint(build: Path, threads: int, inputs: Inputs, sizes: list[int]) -> dict[str, Any]:
+    """What cells.json says of a build: status, reason and, if it works, its footprint."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "inputs.npz"
         np.savez(path, **inputs)  # type: ignore[arg-type]
-        command = [sys.executable, "-m", "components.benchmark", str(build), str(threads), str(path)]
+        command = [sys.executable, "-m", "components.benchmark", str(build), str(threads), str(path), *map(str, sizes)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"status": "failed", "reason": f"loading it in a process of its own: {last[:300]}; {AGAIN}"}
+        reason = f"in a process of its own: {last[:300]}; run `dvc repro -f -s benchmark` to try again"
+        return {"status": "failed", "reason": reason}
     return {"status": "ok", "reason": "", **json.loads(done.stdout.splitlines()[-1])}
 
 
@@ -69,6 +72,8 @@ def batch(rows: Rows, size: int) -> dict[str, np.ndarray]:
 
 
 def eager(model: Path, threads: int) -> Call:
+    """PyTorch as it is, but for threads that spin while they wait: on a busy machine they cost it 80 times the time."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is first imported
     import torch
 
     from components import assemble
@@ -150,11 +155,6 @@ def run(
     cells: dict[str, dict[str, Any]] = {}
     calls: dict[str, Call] = {}
 
-    def fail(name: str, error: Exception) -> None:
-        calls.pop(name, None)
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; {AGAIN}"
-        cells[name] = {"status": "failed", "reason": reason}
-
     for variant in variants:
         for name, target in targets.items():
             cell, build = f"{variant}/{name}", (engines if isinstance(target, TensorRt) else builds) / variant / name
@@ -162,37 +162,22 @@ def run(
             if record.status != "ok":
                 cells[cell] = {"status": record.status, "reason": record.reason}
                 continue
-            largest = max((size for size in benchmark.batch_sizes if takes(target, size)), default=1)
-            cells[cell] = fresh_footprint(build, threads, batch(rows, largest))
-            if cells[cell]["status"] != "ok":
-                continue
-            try:
+            sizes = [size for size in benchmark.batch_sizes if takes(target, size)]
+            cells[cell] = fresh_footprint(build, threads, batch(rows, max(benchmark.batch_sizes)), sizes)
+            if cells[cell]["status"] == "ok":
                 calls[cell] = runtime.open_build(build, threads).run
                 if cell == reference:
                     calls["control"] = runtime.open_build(build, threads).run
-            except MACHINE_FAULTS:
-                raise
-            except Exception as error:  # noqa: BLE001 - one cell's fault must not cost the others their time
-                fail(cell, error)
     calls["eager"] = eager(models / first, threads)
 
     rounds: list[dict[str, Any]] = []
     for size in benchmark.batch_sizes:
-        inputs = batch(rows, size)
         able = {
             name: call
             for name, call in calls.items()
             if name in ("eager", "control") or takes(targets[name.partition("/")[2]], size)
         }
-        for name, call in list(able.items()):
-            try:
-                call(inputs)
-            except MACHINE_FAULTS:
-                raise
-            except Exception as error:  # noqa: BLE001 - as above
-                del able[name]
-                fail(name, error)
-        rounds += [{**turn, "batch_size": size} for turn in turns(able, inputs, benchmark)]
+        rounds += [{**turn, "batch_size": size} for turn in turns(able, batch(rows, size), benchmark)]
 
     columns = {"cell": pa.string(), "batch_size": pa.int32(), "round": pa.int32(), "calls": pa.int32()}
     schema = pa.schema([*columns.items(), ("seconds", pa.float64())])
@@ -214,7 +199,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    build_folder, thread_count, inputs_path = sys.argv[1:4]
+    build_folder, thread_count, inputs_path, *batch_sizes = sys.argv[1:]
     with np.load(inputs_path, allow_pickle=False) as arrays:
-        found = footprint(Path(build_folder), int(thread_count), dict(arrays))
+        found = footprint(Path(build_folder), int(thread_count), dict(arrays), [int(size) for size in batch_sizes])
     sys.stdout.write(json.dumps(found) + "\n")

@@ -53,7 +53,8 @@ def export(model: Model, example: Mapping[str, np.ndarray], out: Path) -> None:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             whole,
-            tuple(torch.from_numpy(np.ascontiguousarray(values[:2])) for values in example.values()),
+            # Two rows, or the exporter takes the batch for a constant.
+            tuple(torch.from_numpy(np.resize(values, (2, *values.shape[1:]))) for values in example.values()),
             input_names=names,
             output_names=["logits"],
             dynamic_shapes={"raw": tuple({0: batch} for _ in names)},

@@ -69,6 +69,12 @@ def timing(cell: str, reference: str, seconds: Seconds, confidence: float) -> di
     }
 
 
+def control(timed: dict[str, Any]) -> dict[str, Any]:
+    """The A/A control's timing and, by batch size, the noise: what a speed must differ by to be seen here."""
+    noise = {size: max(abs(low - 1), abs(high - 1)) for size, (_, low, high) in timed["speedup"].items()}
+    return {**timed, "noise": noise}
+
+
 def versus(mine: Answers | None, other: Answers | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """`mine` against `other` on the same rows; None if one of them has none."""
     if mine is None or other is None:
@@ -213,7 +219,7 @@ def run(
         "margin": policy.margin,
         "rounds": max((len(values) for by_size in seconds.values() for values in by_size.values()), default=0),
         "cells": rows,
-        "control": timing("control", reference, seconds, compare.confidence),
+        "control": control(timing("control", reference, seconds, compare.confidence)),
         "eager": timing("eager", reference, seconds, compare.confidence),
         "champion": {
             "status": champion_record.status,

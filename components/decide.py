@@ -111,7 +111,7 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
     """promote a cell, keep the champion, or none; with every cell's reasons."""
     rows: dict[str, Row] = {row["cell"]: row for row in matrix["cells"]}
     made = {cell: checks(row, matrix, policy) for cell, row in rows.items()}
-    feasible = [row for cell, row in sorted(rows.items()) if all(check.passed for check in made[cell])]
+    feasible = [row for cell, row in rows.items() if all(check.passed for check in made[cell])]
     missed = {cell: made[cell] for cell in made if any(not check.passed for check in made[cell])}
     failed = sorted(cell for cell, row in rows.items() if row["status"] == "failed")
     version, at = champion.get("version"), f"{policy.objective} of {len(feasible)} feasible cells of {len(rows)}"

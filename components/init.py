@@ -9,11 +9,11 @@ from components.data import Spec
 from components.params import Init
 
 
-def run(init: Init, seed: int, threads: int, *, data: Path, out: Path) -> dict[str, float]:
+def run(init: Init, seed: int, threads: int, *, spec: Path, out: Path) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    model = assemble.create(init.model, Spec.read(data))
+    model = assemble.create(init.model, Spec.read(spec.parent))
     assemble.save(model, out)
     return {"parameters": model.parameters()}

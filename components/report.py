@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 VERDICT = {"better": "green", "no worse": "green", "cannot tell": "yellow", "worse": "red"}
 SPEED = {"faster": "green", "same": "default", "slower": "red"}
+LOUD = 0.1  # noise from which a reader should know that the machine was not quiet
 HOW_TO_READ = (
     "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
     "and verdict against a margin of {margin:g} points. Latency: median over {rounds} interleaved rounds; how many "
@@ -94,9 +95,12 @@ def control_words(matrix: Mapping[str, Any]) -> str:
         f"batch {size} {times:.3f}x [{low:.3f}, {high:.3f}] {control['speed_verdict'][size]}"
         for size, (times, low, high) in control["speedup"].items()
     ]
-    words = f"Control, the reference against its own copy: {', '.join(parts)}."
+    noise = max(control["noise"].values())
+    words = f"Control, the reference against its own copy: {', '.join(parts)}. Noise: {noise:.1%}."
     if any(verdict != "same" for verdict in control["speed_verdict"].values()):
-        words += " It must read same: the machine was not quiet, do not trust the speeds."
+        words += " It must read same: do not trust the speeds, measure again on a quiet machine."
+    elif noise > LOUD:
+        words += " The machine was busy: measure again when it is quiet."
     return words
 
 

@@ -38,6 +38,7 @@ log = logging.getLogger("temper")
 SETTINGS = host.QUIET | {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with MLflow's own 7, 2 and 120 a dead server costs minutes a call
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -427,8 +428,9 @@ def register(name: str, loader: Path, parts: Mapping[str, Path], spec: Mapping[s
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        about = parts["card"].read_text("utf-8")[:5000]
         made = tracker.create_model_version(
-            name, logged.model_uri, run.info.run_id, tags, description=parts["card"].read_text("utf-8")[:5000]
+            name, logged.model_uri, run.info.run_id, tags, description=about, model_id=logged.model_id
         )
         return int(made.version)
 

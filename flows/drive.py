@@ -94,7 +94,7 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
         if not _alone(runner, FIRST):
             outcome.failed = dict(runner.failed)
             return
-    plan = dvc.plan()
+    plan = dvc.patiently(dvc.plan)
     outcome.order = list(plan.parents)
     stale = {name: parents for name, parents in plan.stale().items() if name != FIRST}
     work = {name: [p for p in parents if p != FIRST] for name, parents in stale.items() if name != LAST}
@@ -123,17 +123,11 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
 
 def _alone(runner: dvc.Runner, name: str) -> bool:
     """Run a stage outside the flow, as patient with a busy DVC as the flow is; whether it went well."""
-    for left in reversed(range(dvc.BUSY_TRIES)):
-        try:
-            runner.stage(name)
-            return True
-        except dvc.StageFailed:
-            return False
-        except dvc.Busy as error:
-            if not left:
-                raise TemperError(f"{error}; another dvc is at work here: wait for it") from None
-            time.sleep(dvc.BUSY_WAIT_S)
-    return False
+    try:
+        dvc.patiently(lambda: runner.stage(name))
+    except dvc.StageFailed:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ session of its own that dies with the driver, so that kill -9 of anything leaves
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import re
@@ -20,16 +19,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from components.errors import TemperError
 
+T = TypeVar("T")
 What = Literal["ran", "cached", "unchanged"]
 State = Literal["running", "busy", "ran", "cached", "unchanged", "failed"]
 
 # DVC's own advice is of no use to who drives it from here.
 CHATTER = re.compile(
-    r"^\s*$|dvc push|(Updating|Generating) lock file|To track the changes|git add|To enable auto staging|dvc config core.autostage"
+    r"^\s*$|dvc push|(Updating|Generating) lock file|To track the changes|git add|"
+    r"To enable auto staging|dvc config core.autostage"
     r"|Data and pipelines are up to date|^> python|^Running stage|^ERROR: failed to reproduce"
 )
 BUSY = re.compile(r"is busy, it is being blocked|Unable to acquire lock|failed to lock", re.IGNORECASE)
@@ -91,7 +92,7 @@ def _words(status: list[Any]) -> list[str]:
 
 
 def plan() -> Plan:
-    """One locked look at the workspace. Raises TemperError when dvc.yaml or dvc.lock cannot be read."""
+    """One locked look at the workspace. Raises Busy, and TemperError when dvc.yaml or dvc.lock cannot be read."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
@@ -104,8 +105,22 @@ def plan() -> Plan:
             always = frozenset(stage.addressing for stage in order if stage.always_changed)
             words = {stage.addressing: _words(stage.status().get(stage.addressing, [])) for stage in order}
     except DvcException as error:
+        if BUSY.search(str(error)):
+            raise Busy(" ".join(str(error).split("\n\n")[0].split())) from None
         raise TemperError(f"DVC cannot plan: {error}; `dvc status` shows the whole message") from error
     return Plan(parents, {name: why for name, why in words.items() if why}, always)
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Try again while DVC is busy, as the flow's tasks do. Raises TemperError when that lasts."""
+    for left in reversed(range(BUSY_TRIES)):
+        try:
+            return work()
+        except Busy as error:
+            if not left:
+                raise TemperError(f"{error}; another dvc is at work here: wait for it, then try again") from None
+            time.sleep(BUSY_WAIT_S)
+    raise AssertionError("unreachable")
 
 
 def canonical_lock(order: list[str]) -> None:
@@ -150,16 +165,19 @@ def driver_lock() -> Iterator[None]:
         yield
 
 
+# Run by a bare Python that then becomes the command: a fork hook (preexec_fn) would run in a copy of a process
+# with threads in it. PR_SET_PDEATHSIG is 1; the parent may have died before it was set.
+TIE = """import ctypes, os, sys
 if sys.platform == "linux":
-    _prctl = ctypes.CDLL(None).prctl  # resolved here: after a fork in a process with threads nothing may be looked up
+    ctypes.CDLL(None).prctl(1, 9)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])"""
 
-    def die_with_parent() -> None:
-        """In the child, before exec: SIGKILL when the thread that started it ends (PR_SET_PDEATHSIG)."""
-        _prctl(1, signal.SIGKILL)
-else:
 
-    def die_with_parent() -> None:
-        """Only Linux has it; elsewhere kill -9 of the driver leaves the running stage to finish."""
+def tied(command: list[str]) -> list[str]:
+    """`command`, so that the kernel kills it when the thread that started it ends, be it by kill -9 (Linux only)."""
+    return [sys.executable, "-I", "-S", "-c", TIE, str(os.getpid()), *command]
 
 
 class Runner:
@@ -250,7 +268,7 @@ class Runner:
             if self._cancelled.is_set():
                 raise Cancelled(name)
             process = subprocess.Popen(
-                [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name],
+                tied([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name]),
                 env={**os.environ, **ours},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -258,7 +276,6 @@ class Runner:
                 text=True,
                 errors="replace",
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
             self._live.add(process)
             return process

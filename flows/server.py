@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import TemperError
-from flows.dvc import die_with_parent
+from flows.dvc import tied
 
 HOME = Path(".temper/prefect")
 SETTINGS = {
@@ -67,13 +67,12 @@ def running(log_path: Path, patience_s: float = 120) -> Iterator[None]:
     words = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
     with log_path.open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, *words, "--port", str(port), "--log-level", "error", "--lifespan", "on"],
+            tied([sys.executable, *words, "--port", str(port), "--log-level", "error", "--lifespan", "on"]),
             env=server_env,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
     os.environ.update(mine)
     try:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components import params
+from components.errors import TemperError
 from flows import dvc
 from flows.drive import FIRST, LAST
 
@@ -17,7 +18,10 @@ def status() -> None:
     """Print stale stages in order, each with what changed or what it follows from."""
     params.load()
     console = Console()
-    plan = dvc.plan()
+    try:
+        plan = dvc.plan()
+    except dvc.Busy as error:
+        raise TemperError(f"a run is at work here ({error}); ask again when it is done") from None
     stale = {name: parents for name, parents in plan.stale().items() if name not in (FIRST, LAST)}
     if not stale:
         console.print(f"All {len(plan.parents)} stages are up to date, as last observed.")

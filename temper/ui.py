@@ -17,7 +17,7 @@ from rich.console import Console
 from components import registry
 from components.errors import TemperError
 from components.host import QUIET
-from flows.dvc import die_with_parent
+from flows.dvc import tied
 
 PATIENCE_S = 120.0
 LOG = Path(".temper/logs/ui.log")
@@ -46,13 +46,12 @@ def ui(port: int) -> int:
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            [sys.executable, *words],
+            tied([sys.executable, *words]),
             env={**os.environ, **QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
     try:
         with console.status("starting MLflow"):

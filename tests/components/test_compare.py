@@ -103,7 +103,8 @@ def test_evaluate_keeps_what_did_not_change(measured: Workspace, make_build: Cal
     shutil.move(work / "predictions/base", work / "before")
     before = (work / "before/fp32/predictions.parquet").read_bytes()
     make_build("base", "int8_static", 3.0)
-    (work / "before/fp32/mark").touch()
+    for target in ("fp32", "int8_static"):
+        (work / "before" / target / "mark").touch()
     run_evaluate(loaded, work, "base", work / "before")
     assert (work / "predictions/base/fp32/mark").exists()
     assert not (work / "predictions/base/int8_static/mark").exists()
@@ -252,7 +253,8 @@ def test_turns_visit_every_cell_once_a_round_and_leave_the_warm_up_out() -> None
     assert len({tuple(turn["cell"] for turn in rounds if turn["round"] == n) for n in range(9)}) > 1
 
 
-points = st.dictionaries(st.text("abc", min_size=1), st.tuples(st.floats(0.1, 9), st.floats(0, 100)), max_size=12)
+axis = st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0])
+points = st.dictionaries(st.text("abc", min_size=1), st.tuples(axis, axis), max_size=12)
 
 
 @given(points)
@@ -266,6 +268,17 @@ def test_the_front_is_what_nothing_beats(cells: dict[str, tuple[float, float]]) 
         )
         assert beaten or (latency, accuracy) in [cells[name] for name in front]
         assert not (beaten and cell in front)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "words"),
+    [(0.99, 1.01, "same", "Noise: 1.0%."), (0.8, 1.1, "same", "was busy"), (1.03, 1.1, "faster", "do not trust")],
+)
+def test_the_control_says_what_the_speeds_are_worth(low: float, high: float, verdict: str, words: str) -> None:
+    timed = {"speedup": {"1": [(low + high) / 2, low, high]}, "speed_verdict": {"1": verdict}}
+    said = report.control_words({"control": compare.control(timed)})
+    assert words in said
+    assert ("quiet" in said) == (words != "Noise: 1.0%.")
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")])

@@ -147,6 +147,8 @@ cells = st.lists(
             st.sampled_from([0.1, 0.5, 0.52, 1.0, 3.0]),
             st.sampled_from([0.1, 0.5, 2.0]),
         ),
+        # Failed when it was timed: it has all its figures, and good ones.
+        st.builds(row, st.just("v/t"), st.just(0.99), st.just(0.1), status=st.just("failed"), reason=st.just("timing")),
         st.builds(off, st.just("v/t"), st.sampled_from(["refused", "failed", "not measured"])),
     ),
     min_size=1,

@@ -61,3 +61,15 @@ def test_killing_dvc_closes_its_run_and_leaves_no_process(tracked: Path) -> None
     else:
         raise AssertionError("the follower is still there")
     assert statuses() == {"pipeline": "KILLED", "stage": "KILLED"}
+
+
+def test_a_process_that_is_dead_but_not_reaped_does_not_run() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert record.process_start(process.pid) is not None
+    process.kill()
+    deadline = time.monotonic() + 10
+    while record.process_start(process.pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    gone = record.process_start(process.pid)
+    process.communicate()
+    assert gone is None

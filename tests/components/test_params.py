@@ -114,6 +114,12 @@ def test_names_that_dvc_would_drop_or_split_are_refused(name: Any) -> None:
     assert any("variants" in line for line in errors(raw))
 
 
+def test_export_is_not_a_target() -> None:
+    raw = copy.deepcopy(SHIPPED)
+    raw["targets"]["export"] = raw["targets"]["fp32"]
+    assert any("'export' names the folder" in line for line in errors(raw))
+
+
 def test_init_is_not_a_variant() -> None:
     raw = copy.deepcopy(SHIPPED)
     raw["variants"]["init"] = raw["variants"]["base"]

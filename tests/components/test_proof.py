@@ -82,6 +82,8 @@ def test_rows_needed_are_enough_and_not_far_too_many() -> None:
     half = found["rows_needed"] // 2
     fewer = proof.accuracy(*(np.resize(a, half) for a in (labels, reference, other)), **SETTINGS)
     assert fewer["verdict"] == "cannot tell"
+    # To tell -1 from -2 points with 2 points of reach takes half the reach, so four times the rows.
+    assert proof.rows_needed(-0.01, -0.03, 0.01, 0.02, 100) == 400
     assert proof.rows_needed(-0.02, -0.05, 0.01, 0.02, 300) is None
 
 

@@ -35,7 +35,7 @@ ONLY = {
     "great_expectations": {"components.validate"},
     "tensorrt": {"components.targets.tensorrt", "components.runtime"},
     "prefect": {"flows"},
-    "dvc": {"flows.dvc"},
+    "dvc": {"flows"},
     "peft": {"components.passes.lora"},
     "torch_pruning": {"components.passes.prune"},
 }

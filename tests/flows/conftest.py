@@ -45,13 +45,18 @@ DAG = """stages:
     deps: [work/join]
     always_changed: true
 """
-WORK = """import os, sys, time
+WORK = """import json, os, sys, time
 from pathlib import Path
 from components.stage import end_with_driver
 end_with_driver()
 name = "@".join(sys.argv[1:])
 with open("ran.log", "a") as log:
     log.write(f"{name} {os.getpid()} {time.time()}\\n")
+if name == "split" and Path("holder").exists():  # another process takes the path lock of make@b
+    locks = json.loads(Path(".dvc/tmp/rwlock").read_text())
+    holder = {"pid": int(Path("holder").read_text()), "cmd": "another dvc"}
+    locks.setdefault("write", {})[str(Path("work/make/b").resolve())] = holder
+    Path(".dvc/tmp/rwlock").write_text(json.dumps(locks))
 if Path(f"slow-{name}").exists():
     time.sleep(60)
 if Path(f"fail-{name}").exists():

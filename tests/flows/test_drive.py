@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import signal
-import threading
+import subprocess
 import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,22 +158,15 @@ def test_a_stage_that_takes_too_long_is_ended(served: Any) -> None:
 
 
 def test_waits_for_who_holds_a_path(served: Any) -> None:
-    rwlock = served.path / ".dvc/tmp/rwlock"
-    rwlock.parent.mkdir()
-    held = {"write": {str(served.path / "work/make/b"): {"pid": os.getpid(), "cmd": "another dvc"}}}
-    rwlock.write_text(json.dumps(held))
-
-    def let_go() -> None:
-        end = time.monotonic() + 60
-        while "busy" not in "".join(path.read_text() for path in served.path.glob(".temper/logs/*/make@b.log")):
-            if time.monotonic() > end:
-                return
-            time.sleep(0.1)
-        Path(rwlock).write_text("{}")
-
-    releaser = threading.Thread(target=let_go)
-    releaser.start()
-    code, outcome, _ = served.drive()
-    releaser.join()
-    assert (code, outcome["failed"]) == (0, {})
-    assert outcome["done"]["make@b"] == "ran"
+    holder = subprocess.Popen(["sleep", "120"])
+    served.write("holder", str(holder.pid))
+    process = served.start()
+    log = ".temper/logs/*/make@b.log"
+    end = time.monotonic() + 60
+    while not any("is busy" in path.read_text() for path in served.path.glob(log)) and time.monotonic() < end:
+        time.sleep(0.1)
+    holder.kill()  # DVC takes away the locks of the dead by itself
+    holder.wait()
+    out, err = process.communicate(timeout=60)
+    assert "stage make@b busy" in out
+    assert process.returncode == 0, out + err
