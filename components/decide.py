@@ -111,6 +111,10 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
     """promote a cell, keep the champion, or none; with every cell's reasons."""
     rows: dict[str, Row] = {row["cell"]: row for row in matrix["cells"]}
     made = {cell: checks(row, matrix, policy) for cell, row in rows.items()}
+    for cell, row in rows.items():
+        if row["digest"] and row["digest"] == champion.get("rolled_back"):
+            words = "this very build was rolled back; `temper promote --again` is the way to bring it back"
+            made[cell] = [*made[cell], Check("status", False, words, float("inf"))]
     feasible = [row for cell, row in rows.items() if all(check.passed for check in made[cell])]
     missed = {cell: made[cell] for cell in made if any(not check.passed for check in made[cell])}
     failed = sorted(cell for cell, row in rows.items() if row["status"] == "failed")

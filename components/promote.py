@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import record, registry, tracking
+from components import record, registry, runs, tracking
 from components.errors import TemperError
 from components.hashing import sha256_tree
 
@@ -152,7 +152,7 @@ def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path,
         "pipeline_run": record.pipeline_run(),
         "data.sha256": sha256_tree(data),
         "matrix_row": json.dumps(row, sort_keys=True),
-        **tracking.provenance(Path.cwd()),
+        **runs.provenance(Path.cwd()),
     }
     licence = next((path for path in (Path("LICENSE"), Path("LICENSE.txt"), Path("LICENSE.md")) if path.exists()), None)
     with tempfile.TemporaryDirectory(prefix="temper-") as scratch:

@@ -137,7 +137,7 @@ def table(matrix: Mapping[str, Any], decision: Mapping[str, Any] | None) -> Tabl
     shown.add_column("MB", justify="right")
     for size in sizes:
         shown.add_column(f"batch {size}", justify="right")
-    shown.add_column("vs eager", justify="right")
+    shown.add_column("vs eager " + "/".join(sizes), justify="right")
     for row in matrix["cells"]:
         if row["status"] != "ok":
             style = "red" if row["status"] == "failed" else "dim"

@@ -38,7 +38,8 @@ log = logging.getLogger("temper")
 
 ASIDE = Path("work/aside")  # where outputs grow; same file system as where they go
 # `benchmark` is alone on the machine: it waits for these, and they for it.
-LOCKS = {"benchmark": fcntl.LOCK_EX, "make": fcntl.LOCK_SH, "build": fcntl.LOCK_SH, "engine": fcntl.LOCK_SH}
+SHARED = ("make", "build", "engine", "evaluate", "champion")
+LOCKS = {"benchmark": fcntl.LOCK_EX} | dict.fromkeys(SHARED, fcntl.LOCK_SH)
 ALWAYS = {"observe", "promote"}  # not cached: tracked only if they have something to say, and kept fast
 CHECKED = Path(".temper/params.json")  # params that were found to be right, as plain data
 

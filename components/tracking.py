@@ -1,22 +1,17 @@
 """The one file that imports mlflow: turns what stages recorded into runs, and builds into registered versions.
 
-One MLflow run per pipeline run, below it one per stage that ran and one per cell. Stages only append lines
-to a file (`components.record`); `drain` reads on from where it stopped. Everything here waits for the file
-lock beside the store, so any number of processes may call it.
+Stages only append lines to a file (`components.record`); `drain` makes runs of them (`components.runs`). What
+writes waits for the file lock beside the store, so any number of processes may call it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
-import math
 import os
 import re
-import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -26,9 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components import backlog, host, record, registry
-from components.backlog import FileState
 from components.errors import TemperError
-from components.hashing import sha256_file
+from components.runs import Drain, Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +37,6 @@ SETTINGS = host.QUIET | {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-LONGEST_VALUE = 6000  # of an MLflow param; tags take 8000
 
 
 @contextlib.contextmanager
@@ -129,41 +122,51 @@ def _create(file: Path) -> None:
         aside.rename(file)
 
 
-def _experiment(tracker: MlflowClient, workspace: Path) -> str:
-    """The id of the experiment that is called as the registered model in params.yaml."""
-    params = workspace / "params.yaml"
-    found = re.search(r"(?m)^name:\s*([a-z][a-z0-9_]*)", params.read_text("utf-8")) if params.exists() else None
-    name = found[1] if found else "temper"
-    if experiment := tracker.get_experiment_by_name(name):
-        return str(experiment.experiment_id)
-    own = registry.database() is not None
-    location = (registry.mlruns() / "artifacts" / name).as_uri() if own else None
-    return str(tracker.create_experiment(name, artifact_location=location))
+class Experiment:
+    """A `runs.Tracker`: the experiment that is called as the registered model in params.yaml."""
 
+    def __init__(self, tracker: MlflowClient, workspace: Path) -> None:
+        params = workspace / "params.yaml"
+        found = re.search(r"(?m)^name:\s*([a-z][a-z0-9_]*)", params.read_text("utf-8")) if params.exists() else None
+        name = found[1] if found else "temper"
+        self.client = tracker
+        if experiment := tracker.get_experiment_by_name(name):
+            self.id = str(experiment.experiment_id)
+        else:
+            own = registry.database() is not None
+            location = (registry.mlruns() / "artifacts" / name).as_uri() if own else None
+            self.id = str(tracker.create_experiment(name, artifact_location=location))
 
-def git_state(workspace: Path) -> dict[str, str]:
-    """Commit and whether the tree differs from it; empty outside a git checkout."""
+    def find(self, tag: str, value: str) -> str | None:
+        found = self.client.search_runs([self.id], f"tags.`{tag}` = '{value}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
 
-    def git(*words: str) -> str | None:
-        answer = subprocess.run(["git", *words], cwd=workspace, capture_output=True, text=True, check=False)
-        return answer.stdout.strip() if answer.returncode == 0 else None
+    def create(self, name: str, tags: Mapping[str, str], started: float | None) -> str:
+        began = int(started * 1000) if started else None
+        return str(self.client.create_run(self.id, began, dict(tags), name).info.run_id)
 
-    try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except OSError:
-        return {}
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()} if commit else {}
+    def metrics(self, run_id: str, points: list[Point]) -> None:
+        from mlflow.entities import Metric
 
+        for start in range(0, len(points), 1000):
+            self.client.log_batch(run_id, metrics=[Metric(*point) for point in points[start : start + 1000]])
 
-def provenance(workspace: Path) -> dict[str, str]:
-    """What a run or a version must name to be made again."""
-    tags = {"host": socket.gethostname(), **git_state(workspace)}
-    for tag, name in (("params.sha256", "params.yaml"), ("dvc_lock.sha256", "dvc.lock")):
-        if (workspace / name).exists():
-            tags[tag] = sha256_file(workspace / name)
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc.experiment"] = experiment
-    return tags
+    def params(self, run_id: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, value) for name, value in values.items()]
+        for start in range(0, len(params), 100):
+            self.client.log_batch(run_id, params=params[start : start + 100])
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        for name, value in tags.items():
+            self.client.set_tag(run_id, name, value)
+
+    def artifact(self, run_id: str, path: Path) -> None:
+        self.client.log_artifact(run_id, str(path))
+
+    def end(self, run_id: str, status: str, ended: float | None) -> None:
+        self.client.set_terminated(run_id, status, int(ended * 1000) if ended else None)
 
 
 # --- records to runs -------------------------------------------------------------------------------
@@ -176,7 +179,12 @@ def drain(root: Path = record.ROOT) -> int:
     tracker = client()
     with lock(), plainly():
         # Asked again: another process may have done it while this one waited.
-        return sum(_Drain(tracker, folder).run() for folder in backlog.pending(root, registry.address()))
+        folders = backlog.pending(root, registry.address())
+        return sum(Drain(Experiment(tracker, _workspace(root)), folder).run() for folder in folders)
+
+
+def _workspace(root: Path) -> Path:
+    return root.absolute().parent.parent
 
 
 def close(run: str, status: str, root: Path = record.ROOT) -> None:
@@ -186,7 +194,7 @@ def close(run: str, status: str, root: Path = record.ROOT) -> None:
         return
     tracker = client()
     with lock(), plainly():
-        _Drain(tracker, folder).run(status)
+        Drain(Experiment(tracker, _workspace(root)), folder).run(status)
 
 
 def begin(run: str, root: Path = record.ROOT) -> None:
@@ -208,172 +216,6 @@ def follow(stop: threading.Event, seconds: float = 2.0, root: Path = record.ROOT
                 said = str(error)
         if last:
             return
-
-
-class _Drain:
-    """One pipeline run's folder on its way into MLflow."""
-
-    def __init__(self, tracker: MlflowClient, folder: Path) -> None:
-        self.tracker, self.folder = tracker, folder
-        self.workspace = folder.absolute().parent.parent.parent
-        self.state = backlog.read_state(folder, registry.address())
-        self.look_up = self.state.interrupted
-        self.index = _Index()
-
-    def run(self, status: str | None = None) -> int:
-        self.experiment = _experiment(self.tracker, self.workspace)
-        self.state.interrupted = True
-        backlog.write_state(self.folder, self.state)
-        self.parent = self.state.run_id or self._parent()
-        self.state.run_id = self.parent
-        lines = sum(self._file(path) for path in sorted(self.folder.glob("*.jsonl")))
-        if status or (self.state.closed is None and backlog.is_over(self.folder)):
-            self._close(status)
-        self.state.interrupted = False
-        backlog.write_state(self.folder, self.state)
-        return lines
-
-    def _create(self, name: str, started: float | None, tags: Mapping[str, str]) -> str:
-        """A run with these tags; `temper.record` is its identity, by which one made before a kill is found."""
-        if self.look_up:
-            identity = tags["temper.record"]
-            found = self.tracker.search_runs([self.experiment], f"tags.`temper.record` = '{identity}'", max_results=1)
-            if found:
-                return str(found[0].info.run_id)
-        began = int(started * 1000) if started else None
-        return str(self.tracker.create_run(self.experiment, began, dict(tags), name).info.run_id)
-
-    def _parent(self) -> str:
-        tags = {"temper.record": self.folder.name, "kind": "pipeline", "pipeline_run": self.folder.name}
-        firsts = [next(backlog.unread(path, 0), None) for path in self.folder.glob("*.jsonl")]
-        began = min((first[1]["time"] for first in firsts if first), default=None)
-        run_id = self._create(self.folder.name, began, tags | provenance(self.workspace))
-        if (self.workspace / "params.yaml").exists():
-            self.tracker.log_artifact(run_id, str(self.workspace / "params.yaml"))
-        return run_id
-
-    def _file(self, path: Path) -> int:
-        """Track what is new in one stage's file."""
-        from mlflow.entities import Metric
-
-        known = self.state.files.get(path.name)
-        first = next((line for _, line in backlog.unread(path, 0)), None)
-        if first is None:
-            return 0
-        if known is None or json.loads(known.first) != first:
-            if known and known.status is None:
-                self.tracker.set_terminated(known.run_id, "KILLED")
-            known = FileState(json.dumps(first), self._stage(path.name, first))
-            self.state.files[path.name] = known
-        metrics: list[Metric] = []
-        lines, offset = 0, known.offset
-        for offset, line in backlog.unread(path, known.offset):
-            lines += 1
-            if "step" in line:
-                at = int(line["time"] * 1000)
-                metrics += [Metric(_key(name), value, at, line["step"]) for name, value in _numbers(line)]
-            elif "cell" in line:
-                self._cell(f"{self.folder.name}/{path.name}#{offset}", line)
-            elif "status" in line:
-                metrics += [Metric(_key(name), value, int(line["time"] * 1000), 0) for name, value in _numbers(line)]
-                known.status = line["status"]
-        for start in range(0, len(metrics), 1000):
-            self.tracker.log_batch(known.run_id, metrics=metrics[start : start + 1000])
-        if known.status and lines:
-            self._end(path, known)
-        elif known.status is None and not backlog.stage_alive(first):
-            known.status = "KILLED"
-            self.tracker.set_terminated(known.run_id, "KILLED", int(path.stat().st_mtime * 1000))
-        known.offset = offset
-        backlog.write_state(self.folder, self.state)
-        return lines
-
-    def _stage(self, name: str, first: Mapping[str, Any]) -> str:
-        tags = {
-            "temper.record": f"{self.folder.name}/{name}/{first['pid']}-{first['start']}",
-            "mlflow.parentRunId": self.parent,
-            "kind": "stage",
-            "stage": first["stage"],
-            "host": first["host"],
-            "pipeline_run": self.folder.name,
-        }
-        if first["item"]:
-            tags["variant"] = first["item"]
-        run_id = self._create(name.removesuffix(".jsonl"), first["time"], tags)
-        self._params(run_id, first["params"])
-        return run_id
-
-    def _end(self, path: Path, known: FileState) -> None:
-        line = [line for _, line in backlog.unread(path, 0)][-1]
-        for artifact in line.get("artifacts", []):
-            if (self.workspace / artifact).exists():
-                self.tracker.log_artifact(known.run_id, str(self.workspace / artifact))
-        self.tracker.set_terminated(known.run_id, known.status, int(line["time"] * 1000))
-
-    def _cell(self, identity: str, line: Mapping[str, Any]) -> None:
-        from mlflow.entities import Metric
-
-        tags = {name: str(value)[:LONGEST_VALUE] for name, value in line["tags"].items()}
-        made_by = self.index.made_by(tags.get("digest"))
-        fixed = {
-            "temper.record": identity,
-            "mlflow.parentRunId": self.parent,
-            "kind": "cell",
-            "cell": line["cell"],
-            "pipeline_run": self.folder.name,
-        }
-        run_id = self._create(line["cell"], None, tags | fixed | ({"made_by": made_by} if made_by else {}))
-        self.index.add(tags.get("digest"), run_id)
-        self._params(run_id, line["params"])
-        now = int(time.time() * 1000)
-        self.tracker.log_batch(run_id, metrics=[Metric(_key(name), value, now, 0) for name, value in _numbers(line)])
-        self.tracker.set_terminated(run_id, "FAILED" if tags.get("status") == "failed" else "FINISHED")
-
-    def _params(self, run_id: str, values: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(_key(name), str(value)[:LONGEST_VALUE]) for name, value in values.items()]
-        for start in range(0, len(params), 100):
-            self.tracker.log_batch(run_id, params=params[start : start + 100])
-
-    def _close(self, status: str | None) -> None:
-        ends = [file.status or "KILLED" for file in self.state.files.values()]
-        worst = next((end for end in ("FAILED", "KILLED") if end in ends), "FINISHED")
-        self.state.closed = status or worst
-        for name, value in provenance(self.workspace).items():
-            self.tracker.set_tag(self.parent, name, value)
-        self.tracker.set_terminated(self.parent, self.state.closed)
-
-
-class _Index:
-    """mlruns/index.json: which run first showed the build with a digest. Never inside an output: it is not content."""
-
-    def __init__(self) -> None:
-        self.path = registry.mlruns() / "index.json"
-        self.all: dict[str, dict[str, str]] = json.loads(self.path.read_text("utf-8")) if self.path.exists() else {}
-        self.runs = self.all.setdefault(registry.address(), {})
-
-    def made_by(self, digest: str | None) -> str | None:
-        return self.runs.get(digest) if digest else None
-
-    def add(self, digest: str | None, run_id: str) -> None:
-        if not digest or digest in self.runs:
-            return
-        self.runs[digest] = run_id
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        aside.write_text(json.dumps(self.all, indent=1, sort_keys=True), "utf-8")
-        aside.replace(self.path)
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[^\w\-. /:]", "_", name)[:250]
-
-
-def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Metrics that are numbers; what was not measured (None) has no entry, and infinity no store keeps."""
-    for name, value in line.get("metrics", {}).items():
-        if isinstance(value, int | float) and not math.isinf(value):
-            yield name, float(value)
 
 
 # --- builds to registered versions -----------------------------------------------------------------
@@ -401,18 +243,13 @@ def register(name: str, loader: Path, parts: Mapping[str, Path], spec: Mapping[s
     # MLflow would refuse float64 and integer arrays before the loader sees them; the loader checks more, and converts.
     signature._is_signature_from_type_hint = True
     with lock(), plainly():
-        experiment = _experiment(tracker, Path.cwd())
-        fixed = {
-            "kind": "promote",
-            "pipeline_run": tags["pipeline_run"],
-            "cell": tags["cell"],
-            "digest": tags["digest"],
-        }
-        if parent := _run_called(tracker, experiment, tags["pipeline_run"]):
+        experiment = Experiment(tracker, Path.cwd())
+        fixed = {"kind": "promote", **{key: tags[key] for key in ("pipeline_run", "cell", "digest")}}
+        if parent := experiment.find("temper.record", tags["pipeline_run"]):
             fixed["mlflow.parentRunId"] = parent
-        run = tracker.create_run(experiment, tags=fixed, run_name="promote")
-        mlflow.set_experiment(experiment_id=experiment)
-        with mlflow.start_run(run_id=run.info.run_id):
+        run_id = experiment.create("promote", fixed, None)
+        mlflow.set_experiment(experiment_id=experiment.id)
+        with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(
                 name=name,
                 python_model=str(loader),
@@ -430,7 +267,7 @@ def register(name: str, loader: Path, parts: Mapping[str, Path], spec: Mapping[s
                 raise
         about = parts["card"].read_text("utf-8")[:5000]
         made = tracker.create_model_version(
-            name, logged.model_uri, run.info.run_id, tags, description=about, model_id=logged.model_id
+            name, logged.model_uri, run_id, tags, description=about, model_id=logged.model_id
         )
         return int(made.version)
 
@@ -465,11 +302,6 @@ def download(source: str, to: Path) -> Path:
 
     with plainly():
         return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(to)))
-
-
-def _run_called(tracker: MlflowClient, experiment: str, pipeline_run: str) -> str | None:
-    found = tracker.search_runs([experiment], f"tags.`temper.record` = '{pipeline_run}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
 
 
 def _pinned(package: str) -> str:

@@ -70,6 +70,8 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
         def note(name: str, state: dvc.State, seconds: float, message: str) -> None:
             if state in ("ran", "cached", "unchanged"):
                 outcome.done[name] = (state, seconds)
+            if name == LAST and message:
+                outcome.promotion = message
             watch.stage(name, state, seconds, message)
 
         runner = dvc.Runner(run, slots(threads), note, stage_timeout_s)

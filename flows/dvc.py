@@ -31,7 +31,7 @@ State = Literal["running", "busy", "ran", "cached", "unchanged", "failed"]
 CHATTER = re.compile(
     r"^\s*$|dvc push|(Updating|Generating) lock file|To track the changes|git add|"
     r"To enable auto staging|dvc config core.autostage"
-    r"|Data and pipelines are up to date|^> python|^Running stage|^ERROR: failed to reproduce"
+    r"|: done in [\d.]+ s$|Data and pipelines are up to date|^> python|^Running stage|^ERROR: failed to reproduce"
 )
 BUSY = re.compile(r"is busy, it is being blocked|Unable to acquire lock|failed to lock", re.IGNORECASE)
 
@@ -106,7 +106,9 @@ def plan() -> Plan:
             words = {stage.addressing: _words(stage.status().get(stage.addressing, [])) for stage in order}
     except DvcException as error:
         if BUSY.search(str(error)):
-            raise Busy(" ".join(str(error).split("\n\n")[0].split())) from None
+            path, _, holders = str(error).partition(" is busy")
+            pid = re.search(r"PID (\d+)", holders)
+            raise Busy(f"{path} is held by process {pid[1] if pid else 'unknown'}") from None
         raise TemperError(f"DVC cannot plan: {error}; `dvc status` shows the whole message") from error
     return Plan(parents, {name: why for name, why in words.items() if why}, always)
 

@@ -20,6 +20,7 @@ class Outcome:
     failed: dict[str, StageFailed] = field(default_factory=dict)
     failed_cells: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    promotion: str = ""  # what promote said
     untracked: str = ""  # why the run is not in MLflow
 
     @property

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from temper.workspace import enter, reported
+from temper.workspace import console, enter, reported
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,7 +70,7 @@ def matrix() -> None:
         enter()
         from temper.matrix import show
 
-        show()
+        show(console())
 
 
 @app.command()

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from components import host
+from temper.workspace import console as wide
 
 Level = Literal["ok", "note", "warn", "fail"]
 STYLES: dict[Level, str] = {"ok": "green", "note": "dim", "warn": "yellow", "fail": "bold red"}
@@ -51,7 +51,7 @@ def doctor() -> int:
         if finding.remedy:
             told.append(f"\n{finding.remedy}", style="italic" if finding.level == "note" else f"italic {style}")
         table.add_row(Text(finding.level, style=style), finding.what, told)
-    console = Console()
+    console = wide()
     console.print(table)
     failures = sum(finding.level == "fail" for finding in findings)
     if failures:

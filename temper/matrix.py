@@ -18,11 +18,10 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
-def show(console: Console | None = None) -> None:
+def show(console: Console) -> None:
     """Print the table and the decision. Raises TemperError if there is no matrix yet."""
     from components import report
 
-    console = console or Console()
     matrix, decision = read(MATRIX), read(DECISION)
     if matrix is None:
         raise TemperError("there is no matrix yet; `temper run` makes it")

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.drive import LAST
 from flows.dvc import State
 
 MARKS = {  # state: sign, style
@@ -86,7 +87,9 @@ class Progress:
     def planned(self, run: str, order: list[str], stale: dict[str, list[str]]) -> None:
         self._stale, self._fresh = stale, len(order) - len(stale) - 1
         self._said = ""
-        self._line(f"{len(stale)} of {len(order)} stages to run; this run is called {run}")
+        work = [name for name in stale if name != LAST]
+        words = f"{len(work)} of {len(order)} stages to run; this run is called {run}"
+        self._line(words if work else "nothing changed")
 
     def stage(self, name: str, state: State, seconds: float, message: str) -> None:
         self._states[name] = (state, time.monotonic() if state == "running" else seconds)

@@ -9,14 +9,14 @@ from components import params, registry
 from components.errors import TemperError
 from flows.drive import Stopped, drive, durations, slots
 from flows.outcome import Outcome
-from temper import matrix
+from temper import matrix, workspace
 from temper.progress import Progress, clock
 
 
 def run(stage_timeout_s: float) -> int:
     """Returns the exit code; raises ParamsError before any work."""
     checked = params.load()
-    console = Console()
+    console = workspace.console()
     try:
         with Progress(console, durations(), slots(checked.threads)) as progress:
             outcome = drive(progress, checked.threads, stage_timeout_s)
@@ -38,7 +38,7 @@ def _tell(console: Console, outcome: Outcome, name: str) -> None:
             f"`temper matrix` shows the result.",
             soft_wrap=True,
         )
-        _champion(console, name)
+        _champion(console, name, outcome)
         return
     if matrix.MATRIX.exists() and not {"compare", "decide"} & {*outcome.skipped, *outcome.failed} and work:
         console.print()
@@ -50,11 +50,13 @@ def _tell(console: Console, outcome: Outcome, name: str) -> None:
         console.print(Text(f"\nnot run, because of that: {', '.join(outcome.skipped)}", style="red"), soft_wrap=True)
     if outcome.untracked:
         console.print(Text(f"\nthe run is not in MLflow: {outcome.untracked}", style="bold red"), soft_wrap=True)
-    _champion(console, name)
+    _champion(console, name, outcome)
     _next(console, outcome)
 
 
-def _champion(console: Console, name: str) -> None:
+def _champion(console: Console, name: str, outcome: Outcome) -> None:
+    if outcome.promotion:
+        console.print(Text.assemble(("promote: ", "bold"), outcome.promotion), soft_wrap=True)
     try:
         version = registry.champion(name)
     except TemperError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -10,6 +9,7 @@ from components import params
 from components.errors import TemperError
 from flows import dvc
 from flows.drive import FIRST, LAST
+from temper import workspace
 
 SHOWN = 4  # reasons a stage
 
@@ -17,7 +17,7 @@ SHOWN = 4  # reasons a stage
 def status() -> None:
     """Print stale stages in order, each with what changed or what it follows from."""
     params.load()
-    console = Console()
+    console = workspace.console()
     try:
         plan = dvc.plan()
     except dvc.Busy as error:

@@ -7,10 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from components.errors import ParamsError, TemperError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def enter() -> Path:
@@ -23,6 +27,14 @@ def enter() -> Path:
     raise ParamsError(
         [f"{here}: not inside a Temper workspace (a folder with params.yaml, dvc.yaml and .dvc); cd to one"]
     )
+
+
+def console() -> Console:
+    """For tables: as wide as the terminal, 120 columns where there is none (a log, a pipe)."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=120)
 
 
 @contextlib.contextmanager

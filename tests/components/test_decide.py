@@ -114,6 +114,13 @@ def test_noise_does_not_replace_the_champion() -> None:
     assert decide(matrix(*clear), policy(), {"version": 1, "digest": "sha-b/fp32"})["action"] == "promote"
 
 
+def test_a_build_that_was_rolled_back_does_not_come_back_by_itself() -> None:
+    rows = matrix(row("base/fp32"), row("base/int8", latency_ms=0.5))
+    made = decide(rows, policy(), {"version": 1, "digest": "sha-base/fp32", "rolled_back": "sha-base/int8"})
+    assert made["action"] == "keep"
+    assert "rolled back" in made["cells"]["base/int8"]["reasons"][-1]
+
+
 def test_the_nearest_miss_names_the_bound() -> None:
     measured = matrix(row("a/fp32", latency_ms=2.0), row("b/fp32", latency_ms=1.1), off("c/fp32", "failed"))
     decision = decide(measured, policy(latency_ms=1.0), NOBODY)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
-import subprocess
-import sys
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -162,20 +162,18 @@ def test_followed_curves_show_while_the_stage_runs(recorder: Recorder) -> None:
     assert shown == 1 and not thread.is_alive()
 
 
-CREATE = "import sys; from components import tracking; tracking.client().create_experiment(sys.argv[1])"
-
-
-def test_many_at_once_may_make_the_store(workspace: Path) -> None:
-    root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    started = [subprocess.Popen([sys.executable, "-c", CREATE, name], env=env, stderr=subprocess.PIPE) for name in "ab"]
-    ended = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0], ended
-    assert {entry.name for entry in tracking.client().search_experiments()} == {"Default", "a", "b"}
-    import sqlite3
-
-    mode = sqlite3.connect("mlruns/mlflow.db").execute("PRAGMA journal_mode").fetchone()
-    assert mode == ("wal",)
+def test_one_makes_the_store_and_others_wait_and_use_it(workspace: Path, empty_store: Path) -> None:
+    with tracking.lock("create"):
+        thread = threading.Thread(target=tracking.client)
+        thread.start()
+        thread.join(3)
+        assert thread.is_alive() and not Path("mlruns/mlflow.db").exists()
+        shutil.copy(empty_store, "mlruns/mlflow.db")
+        made = Path("mlruns/mlflow.db").stat().st_ino
+    thread.join(60)
+    assert Path("mlruns/mlflow.db").stat().st_ino == made
+    assert sqlite3.connect("mlruns/mlflow.db").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert tracking.client().get_experiment_by_name("Default") is not None
 
 
 def test_a_dead_server_is_said_soon(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
