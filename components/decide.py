@@ -158,9 +158,22 @@ def run(policy: Policy, matrix: Path, champion: Path, out: Path) -> dict[str, An
     snapshot = json.loads(champion.read_text("utf-8"))
     decision = decide(measured, policy, snapshot)
     (out / "decision.json").write_text(json.dumps(decision, indent=2, allow_nan=False) + "\n", "utf-8")
+    size = str(policy.batch_size)
+    chosen = next(
+        (row for row in measured["cells"] if decision["winner"] and row["cell"] == decision["winner"]["cell"]), None
+    )
+    figures = (
+        {
+            "accuracy": chosen["accuracy"],
+            "latency_ms": chosen["latency_ms"][size],
+            "size_mb": chosen["size_mb"],
+            "speedup": chosen["speedup"].get(size, [1.0])[0],  # the reference has none over itself
+        }
+        if chosen
+        else {}
+    )
     return {
-        "cells": len(decision["cells"]),
-        "feasible": sum(cell["feasible"] for cell in decision["cells"].values()),
-        "failed": len(decision["failed"]),
-        "promote": int(decision["action"] == "promote"),
+        **{f"chosen_{name}": value for name, value in figures.items()},
+        "feasible_cells": sum(cell["feasible"] for cell in decision["cells"].values()),
+        "failed_cells": len(decision["failed"]),
     }

@@ -46,7 +46,7 @@ def run(
         if broken := int((~np.isfinite(answered.logits).all(1)).sum()):
             raise Refused(f"{broken} of {len(rows)} test rows have NaN or infinite logits")
         answers.write(answered, out)
-        return {"rows": len(rows), **TASKS[spec.task].metrics(answered.logits, rows.labels)}
+        return TASKS[spec.task].metrics(answered.logits, rows.labels)
 
     built = {target: Record.read(folder(target)) for target in targets}
     for target, record in built.items():

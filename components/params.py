@@ -344,7 +344,7 @@ def _tree_errors(params: Params) -> Iterator[str]:
     yield from _family_errors(params.init.model, params.task.shape, "init.model")
     for name, target in params.targets.items():
         if name == "export":
-            yield "targets.export: 'export' names the folder of the ONNX file that all targets start from; choose another"
+            yield "targets.export: 'export' names the folder of the ONNX file all targets start from; choose another"
         if isinstance(target, TensorRt) and target.batch_sizes != sorted(target.batch_sizes):
             yield f"targets.{name}.batch_sizes: must rise from least to greatest, got {target.batch_sizes}"
     if not any(isinstance(target, OnnxFp32) for target in params.targets.values()):

@@ -98,8 +98,7 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
             return
     plan = dvc.patiently(dvc.plan)
     outcome.order = list(plan.parents)
-    stale = {name: parents for name, parents in plan.stale().items() if name != FIRST}
-    work = {name: [p for p in parents if p != FIRST] for name, parents in stale.items() if name != LAST}
+    work = {name: parents for name, parents in plan.stale(apart=FIRST).items() if name != LAST}
     # promote is quick, and knows better than dvc.lock whether the registry is where the decision wants it
     outcome.stale = work | ({LAST: [p for p in plan.parents[LAST] if p in work]} if LAST in plan.parents else {})
     watch.planned(outcome.run, outcome.order, outcome.stale)

@@ -63,11 +63,11 @@ class Plan:
     changes: dict[str, list[str]]  # per changed stage: why, in words
     always: frozenset[str]  # run every time
 
-    def stale(self) -> dict[str, list[str]]:
-        """Changed stages and all below them, in order, each with its stale parents."""
+    def stale(self, apart: str = "") -> dict[str, list[str]]:
+        """Changed stages and all below them, in order, each with its stale parents; `apart` counts as unchanged."""
         names: list[str] = []
         for name, parents in self.parents.items():
-            if name in self.changes or any(parent in names for parent in parents):
+            if name != apart and (name in self.changes or any(parent in names for parent in parents)):
                 names.append(name)
         return {name: [parent for parent in self.parents[name] if parent in names] for name in names}
 

@@ -22,7 +22,7 @@ def status() -> None:
         plan = dvc.plan()
     except dvc.Busy as error:
         raise TemperError(f"a run is at work here ({error}); ask again when it is done") from None
-    stale = {name: parents for name, parents in plan.stale().items() if name not in (FIRST, LAST)}
+    stale = {name: parents for name, parents in plan.stale(apart=FIRST).items() if name != LAST}
     if not stale:
         console.print(f"All {len(plan.parents)} stages are up to date, as last observed.")
     else:

@@ -17,10 +17,15 @@ from rich.console import Console
 from components import registry
 from components.errors import TemperError
 from components.host import QUIET
-from flows.dvc import tied
 
 PATIENCE_S = 120.0
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight more processes, for features not used here
 LOG = Path(".temper/logs/ui.log")
+# MLflow starts processes of its own; this ends them all when the pipe that we hold closes, be it by kill -9.
+REAPER = """import contextlib, os, sys
+sys.stdin.read()
+with contextlib.suppress(ProcessLookupError):
+    os.killpg(int(sys.argv[1]), 9)"""
 
 
 def ui(port: int) -> int:
@@ -46,13 +51,16 @@ def ui(port: int) -> int:
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            tied([sys.executable, *words]),
-            env={**os.environ, **QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+            [sys.executable, *words],
+            env={**os.environ, **QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", **NO_JOBS},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    reaper = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", REAPER, str(server.pid)], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
         with console.status("starting MLflow"):
             _wait(server, port)
@@ -66,6 +74,7 @@ def ui(port: int) -> int:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(5)
             os.killpg(server.pid, signal.SIGKILL)
+        reaper.communicate()
 
 
 def _wait(server: subprocess.Popen[bytes], port: int) -> None:

@@ -204,5 +204,6 @@ def test_the_stage_writes_the_decision(tmp_path: Path) -> None:
     (tmp_path / "matrix.json").write_text(json.dumps(matrix(row("base/fp32"))), "utf-8")
     (tmp_path / "champion.json").write_text(json.dumps(NOBODY), "utf-8")
     metrics = run(policy(), tmp_path, tmp_path / "champion.json", tmp_path)
-    assert metrics == {"cells": 1, "feasible": 1, "failed": 0, "promote": 1}
+    chosen = {"accuracy": 0.9, "latency_ms": 1.0, "size_mb": 1.0, "speedup": 1.0}
+    assert metrics == {**{f"chosen_{k}": v for k, v in chosen.items()}, "feasible_cells": 1, "failed_cells": 0}
     assert json.loads((tmp_path / "decision.json").read_text("utf-8"))["champion"] == NOBODY

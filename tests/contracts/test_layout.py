@@ -26,7 +26,10 @@ BODY = {name: stage.get("do", stage) for name, stage in DAG.items()}
 # named in deps, or hashed into code.json by observe. The rest: they decide no bytes of an output.
 EXEMPT = {
     *(f"components.{name}" for name in ("sources", "tasks", "families", "passes", "targets")),
-    *(f"components.{name}" for name in ("params", "stage", "tracking", "record", "errors", "hashing")),
+    *(
+        f"components.{name}"
+        for name in ("params", "stage", "tracking", "backlog", "runs", "record", "errors", "hashing")
+    ),
     "components",
 }
 # Libraries that may be imported in these files only.

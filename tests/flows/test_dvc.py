@@ -29,6 +29,7 @@ def test_plan_says_why_in_words(workspace: Any, monkeypatch: pytest.MonkeyPatch)
     assert plan.changes["make@b"] == ["params.yaml: variants.b changed"]
     assert plan.changes["make@c"] == ["its output work/make/c is missing"]
     assert plan.stale() == {"make@b": [], "make@c": [], "join": ["make@b", "make@c"], "promote": ["join"]}
+    assert dvc.Plan(plan.parents, {"observe": ["changed"]}, plan.always).stale(apart="observe") == {}
 
 
 def test_lock_order_is_the_plan_s(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
