@@ -219,9 +219,26 @@ def test_dvc_reads_the_results(plain: Workspace) -> None:
     assert "make@pruned" in plain("dvc", "dag", "--md")
 
 
+def readme_commands() -> list[str]:
+    """What the README's shell blocks say, but for what starts a set-up or a server."""
+    blocks = (ROOT / "README.md").read_text("utf-8").split("```sh\n")[1:]
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.split("```")[0].splitlines()]
+    return [line for line in lines if line and not line.startswith("make ") and line != "temper ui"]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_the_readme_tells_the_truth(plain: Workspace, command: str) -> None:
+    before = plain.registry()
+    plain(*command.split())
+    assert plain.registry() == before
+    if "exp run" in command:
+        plain("git", "checkout", "-q", ".")
+        plain("dvc", "checkout", "-q")
+
+
 def test_an_experiment_never_moves_the_registry(plain: Workspace) -> None:
     before = plain.registry()
-    plain("dvc", "exp", "run", "-S", "variants.pruned.ratio=0.6", "--name", "sparser")
+    plain("dvc", "exp", "run", "-S", "variants.pruned.ratio=0.7", "--name", "sparser")
     assert plain.registry() == before
     shown = json.loads(plain("dvc", "exp", "show", "--json").splitlines()[-1] or "[]")
     assert "sparser" in json.dumps(shown)
