@@ -102,8 +102,8 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
     # promote is quick, and knows better than dvc.lock whether the registry is where the decision wants it
     outcome.stale = work | ({LAST: [p for p in plan.parents[LAST] if p in work]} if LAST in plan.parents else {})
     watch.planned(outcome.run, outcome.order, outcome.stale)
-    if not work and not server.standing():
-        for name in outcome.stale:  # nothing to do is said in a second, not after a server's start
+    if not work:
+        for name in outcome.stale:  # a flow run of nothing would cost more than finding out that there is nothing
             _alone(runner, name)
         outcome.failed = dict(runner.failed)
         return
@@ -133,13 +133,10 @@ def _alone(runner: dvc.Runner, name: str) -> bool:
 
 @contextlib.contextmanager
 def _imported_meanwhile() -> Iterator[None]:
-    """Import what planning needs, and Prefect where a server stands, while observe runs in its own process."""
+    """Import what planning needs while observe runs in its own process."""
 
     def load() -> None:
-        import dvc.repo  # noqa: F401
-
-        if server.standing():
-            import prefect  # noqa: F401
+        import dvc.repo.reproduce  # noqa: F401
 
     thread = threading.Thread(target=load, daemon=True)
     thread.start()

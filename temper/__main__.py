@@ -40,7 +40,7 @@ def run(
     `dvc repro` gives the same result, one stage after the other and without Prefect.
 
     PREFECT_API_URL names a standing Prefect server, MLFLOW_TRACKING_URI a tracking server; without them
-    both are local to this folder. Logs: .temper/logs/<run>/<stage>.log
+    both are local to this folder. A run that finds nothing stale is no flow run. Logs: .temper/logs/<run>/<stage>.log
     """
     with reported():
         enter()

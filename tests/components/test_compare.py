@@ -88,7 +88,7 @@ def test_evaluate_answers_every_row_and_copies_what_is_not_ok(measured: Workspac
     metrics = run_evaluate(loaded, work, "base")
     assert set(metrics) == {"fp32", "int8_static"}
     found = answers.read(work / "predictions/base/fp32")
-    assert len(found.labels) == metrics["fp32"]["rows"] == 120
+    assert len(found.labels) == 120
     assert metrics["fp32"]["accuracy"] == pytest.approx(found.accuracy())
     assert (found.predictions == found.logits.argmax(1)).all()
     copied = Record.read(work / "predictions/base/int8_dynamic")
