@@ -151,7 +151,7 @@ def run(
     out: Path,
     cell: Callable[..., None],
 ) -> dict[str, Any]:
-    """matrix.json, matrix.csv, confusion.csv, matrix.png and report.html; one tracked run a cell."""
+    """matrix.json, matrix.csv, measured.csv, confusion.csv, matrix.png and report.html; one tracked run a cell."""
     classes = Spec.read(data).classes
     settings = {
         "margin": policy.margin,
@@ -230,6 +230,7 @@ def run(
     }
     (out / "matrix.json").write_text(json.dumps(matrix, indent=2, allow_nan=False) + "\n", "utf-8")
     report.write_csv(matrix, out / "matrix.csv")
+    report.write_measured(matrix, out / "measured.csv")
     shown = reference if reference in answered else best
     pairs = zip(answered[shown].labels, answered[shown].predictions, strict=True) if shown else ()
     report.write_confusion([(classes[label], classes[answer]) for label, answer in pairs], out / "confusion.csv")

@@ -189,6 +189,17 @@ def write_csv(matrix: Mapping[str, Any], path: Path) -> None:
         writer.writerows(flat)
 
 
+def write_measured(matrix: Mapping[str, Any], path: Path) -> None:
+    """The cells that were measured, for `dvc plots`: what is empty in matrix.csv would be drawn at zero."""
+    at = str(matrix["batch_size"])
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["cell", "accuracy", "latency_ms", "size_mb"])
+        for row in matrix["cells"]:
+            if row["status"] == "ok":
+                writer.writerow([row["cell"], row["accuracy"], row["latency_ms"].get(at), row["size_mb"]])
+
+
 def write_confusion(pairs: Iterable[tuple[str, str]], path: Path) -> None:
     """Columns actual and predicted, one row a test row; only the header if nothing answered."""
     with path.open("w", newline="", encoding="utf-8") as file:

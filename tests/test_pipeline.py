@@ -127,7 +127,10 @@ def test_runs_compare_with_the_same_keys(plain: Workspace) -> None:
 
 def test_dvc_reads_the_results(plain: Workspace) -> None:
     assert "accuracy" in plain("dvc", "metrics", "show", "--json")
-    plain("dvc", "plots", "show", "--json")
+    plain("dvc", "plots", "show")
+    page = (plain.folder / "dvc_plots" / "index.html").read_text("utf-8")
+    assert "pruned: training loss" in page and "every cell that was measured" in page
+    assert 'src="http' not in page  # nothing is fetched from the network to draw it
     assert "make@pruned" in plain("dvc", "dag", "--md")
 
 

@@ -167,6 +167,10 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
     assert again == matrix
     for name in ("matrix.json", "matrix.csv", "confusion.csv", "matrix.png", "report.html"):
         assert (work / "again" / name).read_bytes() == (work / "matrix" / name).read_bytes(), name
+    with (work / "matrix/measured.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["cell"] for row in csv.DictReader(file)] == [
+            c["cell"] for c in matrix["cells"] if c["status"] == "ok"
+        ]
     with (work / "matrix/matrix.csv").open(newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 10
     assert (work / "matrix/confusion.csv").read_text("utf-8").count("\n") == 121
