@@ -143,16 +143,39 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_curve(recorder_path: Path, out: Path) -> None:
-    """The steps a stage logged, as a CSV that `dvc plots` draws."""
-    rows = [json.loads(line) for line in recorder_path.read_text("utf-8").splitlines()]
-    steps = [{"epoch": row["step"], **row["metrics"]} for row in rows if "step" in row]
-    columns = list(dict.fromkeys(name for row in steps for name in row)) or ["epoch"]
+def write_curve(steps_path: Path, out: Path) -> None:
+    """The steps a stage logged, as a CSV that `dvc plots` draws; a resumed stage's earlier steps among them."""
+    lines = steps_path.read_text("utf-8").splitlines() if steps_path.exists() else []
+    # What was logged after the checkpoint that it resumed from comes twice, and equal.
+    steps = {line["epoch"]: line for line in map(json.loads, lines)}
+    columns = list(dict.fromkeys(name for row in steps.values() for name in row)) or ["epoch"]
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(steps)
+        writer.writerows(steps[epoch] for epoch in sorted(steps))
+
+
+def put_in_place(aside: Path, out: Path) -> None:
+    """Make aside/out the output. A rename cannot replace a full folder, so the old one waits in aside/old."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside / "old", ignore_errors=True)
+    if out.exists():
+        out.rename(aside / "old")
+    (aside / "out").rename(out)
+    shutil.rmtree(aside)
+
+
+def set_aside(aside: Path, out: Path, inputs: str) -> Path:
+    """The folder in which an output grows: what a killed run with the same inputs left there, else empty."""
+    if (aside / "old").exists() and not out.exists():  # killed while it was put in place
+        (aside / "old").rename(out)
+    mark = aside / "inputs.sha256"
+    if not (mark.exists() and mark.read_text("utf-8") == inputs):
+        shutil.rmtree(aside, ignore_errors=True)
+    (aside / "out").mkdir(parents=True, exist_ok=True)
+    write_atomic(mark, inputs)
+    return aside / "out"
 
 
 def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
@@ -168,39 +191,36 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
     recorder = record.Recorder(stage, item, flatten(plain)) if stage not in ALWAYS else None
     if recorder:
         follow_run()
-    if "log" in wanted:
-        values["log"] = recorder.log if recorder else None
     if "cell" in wanted:
         values["cell"] = recorder.cell if recorder else None
 
     aside = ASIDE / (f"{stage}@{item}" if item else stage)
     if out is not None:
-        inputs = fingerprint(plain, *(path for _, path in sorted(paths.items())))
-        mark = aside / "inputs.sha256"
-        if not (mark.exists() and mark.read_text("utf-8") == inputs):
-            shutil.rmtree(aside, ignore_errors=True)
-        (aside / "out").mkdir(parents=True, exist_ok=True)
-        write_atomic(mark, inputs)
-        values["out"] = aside / "out"
+        values["out"] = set_aside(aside, out, fingerprint(plain, *(path for _, path in sorted(paths.items()))))
         if "previous" in wanted:
             values["previous"] = out if out.exists() else None
+    if "log" in wanted:
+
+        def log_step(metrics: Mapping[str, float], step: int) -> None:
+            if recorder:
+                recorder.log(metrics, step)
+            with (aside / "steps.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"epoch": step, **metrics}) + "\n")
+
+        values["log"] = log_step
     status = "FAILED"
     metrics: dict[str, float] = {}
     try:
         with machine_lock(LOCKS.get(stage), stage):
             metrics = run(**values, **paths) or {}
-        if out is not None:
-            # A rename cannot replace a full folder; between these two lines a kill costs the old output only.
-            shutil.rmtree(out, ignore_errors=True)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            (aside / "out").rename(out)
-            shutil.rmtree(aside)
+        if curve_path:
+            write_curve(aside / "steps.jsonl", curve_path)
         if metrics_path:
             write_atomic(metrics_path, json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-        if curve_path and recorder:
-            write_curve(recorder.path, curve_path)
+        if out is not None:
+            put_in_place(aside, out)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: main's answer to SIGTERM
         status = "KILLED"
         raise
     finally:
