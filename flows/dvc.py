@@ -231,9 +231,14 @@ class Runner:
         overdue = threading.Timer(self.timeout_s, end)
         overdue.daemon = True
         overdue.start()
+        what: What = "unchanged"
         try:
             with log_path.open("a", encoding="utf-8") as log:
                 for line in process.stdout or ():
+                    if "Running stage" in line:
+                        what = "ran"
+                    elif "is cached - skipping run" in line:
+                        what = "cached"
                     tail.append(line.rstrip("\n"))
                     log.write(line)
                     log.flush()
@@ -245,11 +250,6 @@ class Runner:
         text = "\n".join(tail)
         said = [line for line in tail if not CHATTER.search(line)]
         if code == 0:
-            what: What = "unchanged"
-            if "Running stage" in text:
-                what = "ran"
-            elif "is cached - skipping run" in text:
-                what = "cached"
             return what, said[-1] if said else ""
         if self._cancelled.is_set():
             raise Cancelled(name)
