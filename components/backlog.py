@@ -89,7 +89,7 @@ def stage_alive(first: dict[str, Any]) -> bool:
 
 def begin(folder: Path) -> None:
     """Name this process as the driver of a pipeline run, so that its end can be seen."""
-    folder.mkdir(parents=True, exist_ok=True)
+    record.begin(folder)
     pid = os.getpid()
     line = {"pid": pid, "start": record.process_start(pid), "host": socket.gethostname()}
     (folder / DRIVER).write_text(json.dumps(line), "utf-8")

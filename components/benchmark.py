@@ -54,7 +54,7 @@ def footprint(build: Path, threads: int, inputs: Inputs, sizes: list[int]) -> di
 
 
 def fresh_footprint(build: Path, threads: int, inputs: Inputs, sizes: list[int]) -> dict[str, Any]:
-    """What cells.json says of a build: status, reason and, if it works, its footprint."""
+    """What cells.json says of a build: status, reason and, if it works, its footprint, else what it last said."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "inputs.npz"
         np.savez(path, **inputs)  # type: ignore[arg-type]
@@ -62,8 +62,8 @@ def fresh_footprint(build: Path, threads: int, inputs: Inputs, sizes: list[int])
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        reason = f"in a process of its own: {last[:300]}; run `dvc repro -f -s benchmark` to try again"
-        return {"status": "failed", "reason": reason}
+        reason = f"in a process of its own: {last[:300]}"
+        return {"status": "failed", "reason": reason, "detail": done.stderr[-10_000:]}
     return {"status": "ok", "reason": "", **json.loads(done.stdout.splitlines()[-1])}
 
 

@@ -5,6 +5,7 @@ A mismatch torch -> ONNX refuses all of the variant's cells, a build's own misma
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from components import assemble, cell, runtime
 from components.cell import Record
 from components.data import read_rows
 from components.graph import context, tidy
-from components.hashing import fingerprint
+from components.hashing import fingerprint_cell
 from components.model import Model
 from components.params import Parity, Target, TensorRt
 from components.parity import Answer, check, check_build
@@ -24,6 +25,17 @@ from components.runtime import ONNX_SESSION
 from components.targets import TARGETS
 
 CACHE = Path(".temper/builds")
+# What a cell is made with, besides its family, task and target: all that this file imports, as a contract test holds.
+CODE = (
+    "components/assemble.py",
+    "components/build.py",
+    "components/cell.py",
+    "components/data.py",
+    "components/graph.py",
+    "components/model.py",
+    "components/parity.py",
+    "components/runtime.py",
+)
 
 
 def export(model: Model, example: Mapping[str, np.ndarray], out: Path) -> None:
@@ -86,6 +98,7 @@ def run(
     threads: int,
     data: Path,
     model: Path,
+    host: Path,
     out: Path,
     previous: Path | None,
 ) -> dict[str, Any]:
@@ -113,12 +126,17 @@ def run(
         shipped = runtime.write_build(folder, kind, "onnxruntime", "model.onnx", ONNX_SESSION, source.spec)
         return {**shipped, **figures, "parity": check_build(name, exported, folder, data, parity, threads)}
 
-    made_from = [model, data / "spec.json", data / "validation.parquet", parity.model_dump(), threads]
+    machine = json.loads(host.read_text("utf-8"))
+    # INT8 sums saturate or not depending on the instruction set: parity may end otherwise on another machine.
+    told = {key: machine[key] for key in ("machine", "isa")}
+    made_from = [model, data / "spec.json", data / "validation.parquet", parity.model_dump(), threads, told]
+    code = [*CODE, f"components/families/{source.params.family}.py", f"components/tasks/{source.spec.task}.py"]
 
     def inputs(name: str) -> str:
         if name == "export":
-            return fingerprint(*made_from)
-        return fingerprint(*made_from, data / "calibration.parquet", targets[name].model_dump())
+            return fingerprint_cell(code, *made_from)
+        member, calibration = f"components/targets/{targets[name].kind}.py", data / "calibration.parquet"
+        return fingerprint_cell([*code, member], *made_from, calibration, targets[name].model_dump())
 
     first = cell.each(["export"], gate_export, inputs, out, previous)["export"]
     if first.status == "ok":

@@ -52,7 +52,7 @@ def each(
 
     Refused and NotMeasured become records with their reason, any other exception the record `failed`
     with its cause. A cell of `previous` that did not fail and has the same `inputs(target)`
-    (hashing.fingerprint) is taken over, so that a retry does only what failed.
+    (hashing.fingerprint_cell) is taken over, so that a retry does only what failed.
     """
     records = {}
     for target in targets:

@@ -69,6 +69,18 @@ def timing(cell: str, reference: str, seconds: Seconds, confidence: float) -> di
     }
 
 
+def beaten_by(cells: list[str], size: int, seconds: Seconds, confidence: float) -> dict[str, dict[str, list[float]]]:
+    """For every cell those that are surely faster at this batch size, paired by round, and how many times."""
+    timed = {cell: seconds[cell][size] for cell in cells if size in seconds.get(cell, {})}
+    beaten: dict[str, dict[str, list[float]]] = {cell: {} for cell in cells}
+    for cell, mine in timed.items():
+        for other, theirs in timed.items():
+            times, low, high = proof.speed(mine, theirs, confidence)
+            if proof.speed_verdict(low, high) == "faster":
+                beaten[cell][other] = [times, low, high]
+    return beaten
+
+
 def control(timed: dict[str, Any]) -> dict[str, Any]:
     """The A/A control's timing and, by batch size, the noise: what a speed must differ by to be seen here."""
     noise = {size: max(abs(low - 1), abs(high - 1)) for size, (_, low, high) in timed["speedup"].items()}
@@ -170,6 +182,7 @@ def run(
     champion_answers = answers.read(champion) if champion_record.status == "ok" else None
     # The first of the best in the order of params, so that ties do not hang on anything else.
     best = max(answered, key=lambda at: answered[at].accuracy()) if answered else None
+    faster = beaten_by(list(records), policy.batch_size, seconds, compare.confidence)
 
     rows = []
     for variant, target in names:
@@ -198,6 +211,7 @@ def run(
                 "size_mb": file.stat().st_size / 1e6 if file else None,
                 **quality(mine, answered.get(reference), classes, settings),
                 **timing(at, reference, seconds, compare.confidence),
+                "beaten_by": faster[at],
                 "load_ms": foot.get("load_ms"),
                 "peak_memory_mb": foot.get("peak_memory_mb"),
                 "parity": built.figures.get("parity"),

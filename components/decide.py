@@ -2,9 +2,10 @@
 
 Feasible is a cell with status ok whose accuracy is not below that of the best cell or of the champion by more
 than the margin (the difference on the same rows; where its interval reaches across the margin the reasons say
-so) and which keeps the bounds. Among these the objective decides. Cells whose speed cannot be told from the
-fastest's (their intervals meet) tie with it; a tie goes to the champion, so that noise alone replaces
-nothing, then to the more accurate, the smaller and the first by name.
+so) and which keeps the bounds. Among these the objective decides. By latency, cells tie that no feasible cell is
+surely faster than, paired by round: what is noisy ties, but never takes along what another cell surely beats. A
+tie goes to the champion, so that noise alone replaces nothing, then to the more accurate, the smaller and the
+first by name.
 """
 
 from __future__ import annotations
@@ -86,15 +87,47 @@ def ties(feasible: list[Row], policy: Policy) -> list[Row]:
     if policy.objective == "size_mb":
         least = min(row["size_mb"] for row in feasible)
         return [row for row in feasible if row["size_mb"] == least]
-    size = str(policy.batch_size)
-    fastest = min(feasible, key=lambda row: (row["latency_ms"][size], row["cell"]))
-    _, least_speedup, _ = fastest["speedup"].get(size) or (None, None, None)
-    return [
-        row
-        for row in feasible
-        if row["latency_ms"][size] == fastest["latency_ms"][size]
-        or (least_speedup is not None and size in row["speedup"] and row["speedup"][size][2] >= least_speedup)
-    ]
+    rivals = {row["cell"] for row in feasible}
+    unbeaten = [row for row in feasible if rivals.isdisjoint(row["beaten_by"])]
+    # Who wins most rounds may run in a circle, as in votes.
+    return unbeaten or [min(feasible, key=lambda row: (row["latency_ms"][str(policy.batch_size)], row["cell"]))]
+
+
+def preferences(row: Row, champion: Mapping[str, Any]) -> dict[str, Any]:
+    """What settles a tie, in this order; the least is preferred."""
+    return {
+        "the champion": row["digest"] != champion.get("digest"),
+        "the more accurate": -row["accuracy"],
+        "the smaller": row["size_mb"],
+        "the first by name": row["cell"],
+    }
+
+
+def choice(tied: list[Row], champion: Mapping[str, Any], at: str, told_by: str) -> tuple[Row, str]:
+    """(the preferred one, words: the best, or what it ties with and why it is preferred to the next)"""
+    best, *others = sorted(tied, key=lambda row: tuple(preferences(row, champion).values()))
+    if not others:
+        return best, f"{best['cell']} has the best {at}"
+    mine, next_best = preferences(best, champion), preferences(others[0], champion)
+    why = next(words for words in mine if mine[words] != next_best[words])
+    level = ", ".join(sorted(row["cell"] for row in others))
+    words = f"{best['cell']} is level with {level} for the best {at}{told_by}, and preferred to {others[0]['cell']}"
+    return best, f"{words} as {why}"
+
+
+def slower_words(row: Row, rivals: set[str], batch_size: int) -> list[str]:
+    """Why a feasible cell is not among the fastest: the one of them that beats it by most."""
+    beaten = {cell: times for cell, times in row["beaten_by"].items() if cell in rivals}
+    if not beaten:
+        return []
+    cell = min(beaten, key=lambda name: (-beaten[name][0], name))
+    times, low, high = beaten[cell]
+    return [f"{cell} is {times:.2f}x [{low:.2f}, {high:.2f}] as fast at batch {batch_size}, paired by round"]
+
+
+def misses(made: list[Check]) -> list[str]:
+    """The rules that a cell breaks."""
+    return [check.rule for check in made if not check.passed]
 
 
 def nearest_miss(missed: Mapping[str, list[Check]]) -> dict[str, Any] | None:
@@ -104,7 +137,7 @@ def nearest_miss(missed: Mapping[str, list[Check]]) -> dict[str, Any] | None:
         return None
     cell = min(measured, key=lambda name: (sum(check.excess for check in measured[name]), name))
     blocked = [check for check in measured[cell] if not check.passed]
-    return {"cell": cell, "rules": [check.rule for check in blocked], "reasons": [check.words for check in blocked]}
+    return {"cell": cell, "rules": misses(measured[cell]), "reasons": [check.words for check in blocked]}
 
 
 def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,15 +154,22 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
     version, at = champion.get("version"), f"{policy.objective} of {len(feasible)} feasible cells of {len(rows)}"
     winner: dict[str, Any] | None = None
     miss = None
+    level: list[str] = []
+    slower: dict[str, list[str]] = {}
     if feasible:
         tied = ties(feasible, policy)
-        best = min(
-            tied,
-            key=lambda row: (row["digest"] != champion.get("digest"), -row["accuracy"], row["size_mb"], row["cell"]),
-        )
+        # Not told apart is not the same: the reader can ask for more rounds.
+        by_rounds = f" ({matrix['rounds']} rounds do not tell them apart)" if policy.objective == "latency_ms" else ""
+        best, words = choice(tied, champion, at, by_rounds)
         winner = {key: best[key] for key in ("cell", "variant", "target", "digest")}
-        others = sorted(row["cell"] for row in tied if row is not best)
-        words = f"{best['cell']} has the best {at}" + (f", level with {', '.join(others)}" if others else "")
+        level = sorted(row["cell"] for row in tied if row is not best)
+        if policy.objective == "latency_ms":
+            rivals = {row["cell"] for row in feasible}
+            slower = {row["cell"]: slower_words(row, rivals, policy.batch_size) for row in feasible}
+            outside = [
+                f"{cell} ({', '.join(misses(made[cell]))})" for cell in sorted(best["beaten_by"]) if cell in missed
+            ]
+            words += f"; faster but not feasible: {', '.join(outside)}" if outside else ""
         action = "keep" if champion.get("digest") == best["digest"] else "promote"
         words += f"; it is version {version}, the champion already" if action == "keep" else ""
     else:
@@ -143,10 +183,16 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
         "action": action,
         "reason": words,
         "winner": winner,
+        "level": level,  # with the winner, by the objective
         "champion": dict(champion),
         "objective": policy.objective,
         "cells": {
-            cell: {"feasible": cell not in missed, "reasons": [check.words for check in made[cell]]} for cell in rows
+            cell: {
+                "feasible": cell not in missed,
+                "misses": misses(made[cell]),
+                "reasons": [*(check.words for check in made[cell]), *slower.get(cell, [])],
+            }
+            for cell in rows
         },
         "nearest_miss": miss,
         "failed": failed,

@@ -15,12 +15,21 @@ from components.cell import Record
 from components.data import Spec
 from components.errors import NotMeasured
 from components.graph import context
-from components.hashing import fingerprint
+from components.hashing import fingerprint_cell
 from components.params import Parity, Target, TensorRt
 from components.parity import check_build
 from components.targets import TARGETS
 
 TIMINGS = Path(".temper/timings")
+# What a cell is made with, besides its target: all that this file imports, as a contract test holds.
+CODE = (
+    "components/cell.py",
+    "components/data.py",
+    "components/engine.py",
+    "components/graph.py",
+    "components/parity.py",
+    "components/runtime.py",
+)
 
 
 def run(
@@ -53,7 +62,7 @@ def run(
     def inputs(name: str) -> str:
         files = [data / "spec.json", data / "validation.parquet", data / "calibration.parquet", exported]
         told = [engines[name].model_dump(), parity.model_dump(), threads, machine["gpu"], machine["tensorrt"]]
-        return fingerprint(*files, *told)
+        return fingerprint_cell([*CODE, f"components/targets/{engines[name].kind}.py"], *files, *told)
 
     if export.status != "ok":  # nothing is built from a graph that is not the model
         cell.spread(Record(export.status, f"export: {export.reason}", detail=export.detail), engines, out)

@@ -13,9 +13,18 @@ from components import answers, cell, runtime
 from components.cell import Record
 from components.data import Spec, read_rows
 from components.errors import Refused
-from components.hashing import fingerprint
+from components.hashing import fingerprint_cell
 from components.params import Target, TensorRt
 from components.tasks import TASKS
+
+# What a cell is made with, besides its task: all that this file imports, as a contract test holds.
+CODE = (
+    "components/answers.py",
+    "components/cell.py",
+    "components/data.py",
+    "components/evaluate.py",
+    "components/runtime.py",
+)
 
 
 def run(
@@ -39,7 +48,8 @@ def run(
     def inputs(target: str) -> str:
         # INT8 sums saturate or not depending on the instruction set: another machine may answer otherwise.
         told = {key: machine[key] for key in ("machine", "isa", "gpu", "tensorrt")}
-        return fingerprint(folder(target), data / "test.parquet", threads, told)
+        code = [*CODE, f"components/tasks/{spec.task}.py"]
+        return fingerprint_cell(code, folder(target), data / "test.parquet", threads, told)
 
     def work(target: str, out: Path) -> dict[str, Any]:
         answered = answers.ask(runtime.open_build(folder(target), threads), rows)

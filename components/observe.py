@@ -7,12 +7,12 @@ changes only when its news matter. stat.json and inputs.json are this stage's ow
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from components import host, registry
+from components import failures, host, registry
 from components.hashing import code_sha256, fingerprint, sha256_file
 from components.sources import SOURCES
 
@@ -39,7 +39,7 @@ def run(
     observed: dict[str, Any] = {
         "source.json": identity,
         "host.json": host.describe(),
-        "attempts.json": attempts(variants, targets, failed_cells(), earlier("attempts.json") or {}),
+        "attempts.json": attempts(variants, targets, failures.found(), earlier("attempts.json") or {}),
         "code.json": {
             "variants": {variant: family_files(variant, variants, init) for variant in variants},
             "targets": shas(f"components/targets/{target['kind']}.py" for target in targets.values()),
@@ -93,33 +93,23 @@ def decided_digest() -> str | None:
     return winner["digest"] if winner else None
 
 
-def failed_cells() -> set[tuple[str, str]]:
-    """(variant, target) of the cells that failed when they were last tried, by the stages' records and the matrix."""
-    failed = set()
-    for stage in ("builds", "engines", "predictions"):
-        for path in (WORK / stage).glob("*/*/record.json"):
-            if json.loads(path.read_text("utf-8"))["status"] == "failed":
-                failed.add((path.parent.parent.name, path.parent.name))
-    matrix = WORK / "matrix" / "matrix.json"
-    if matrix.exists():
-        cells = json.loads(matrix.read_text("utf-8"))["cells"]
-        failed |= {(cell["variant"], cell["target"]) for cell in cells if cell["status"] == "failed"}
-    return failed
-
-
 def attempts(
     variants: Mapping[str, Any],
     targets: Mapping[str, Any],
-    failed: set[tuple[str, str]],
-    earlier: Mapping[str, Mapping[str, int]],
-) -> dict[str, dict[str, int]]:
-    """How often each cell was seen to have failed: a new count wakes it. None falls, or success would wake it too."""
-    counts: dict[str, dict[str, int]] = {}
-    for variant in variants:
-        before = earlier.get(variant, {})
-        seen = {target: before.get(target, 0) + ((variant, target) in failed) for target in targets}
-        counts[variant] = {target: count for target, count in seen.items() if count}
-    return counts
+    failed: Mapping[str, Collection[str]],
+    earlier: Mapping[str, Mapping[str, Mapping[str, int]]],
+) -> dict[str, dict[str, dict[str, int]]]:
+    """How often each cell was seen to have failed, by stage and variant: a new count wakes that stage.
+
+    None falls, or success would wake it too.
+    """
+
+    def count(stage: str, variant: str) -> dict[str, int]:
+        before = earlier.get(stage, {}).get(variant, {})
+        seen = {target: before.get(target, 0) + (f"{variant}/{target}" in failed[stage]) for target in targets}
+        return {target: times for target, times in seen.items() if times}
+
+    return {stage: {variant: count(stage, variant) for variant in variants} for stage in failures.STAGES}
 
 
 def family_files(

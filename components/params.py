@@ -7,8 +7,9 @@ the whole file, and what its parts say of each other, and reports every error at
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -313,7 +314,7 @@ class Params(Section):
     policy: Policy
 
 
-def _family_errors(family: Mlp | Vit, shape: list[int], where: str) -> Iterator[str]:
+def _family_errors(family: Family, shape: list[int], where: str) -> Iterator[str]:
     if isinstance(family, Vit) and (shape[0] % family.patch_size or shape[1] % family.patch_size):
         yield f"{where}.patch_size: must divide task.shape {shape[:2]}, got {family.patch_size}"
 
@@ -368,15 +369,26 @@ def _path(loc: tuple[int | str, ...], raw: Any) -> str:
     return ".".join(steps) or "params.yaml"
 
 
-def _describe(error: Mapping[str, Any], raw: Any) -> str:
+def _describe(error: Mapping[str, Any], raw: Any, missing: Sequence[tuple[int | str, ...]]) -> str:
     where = _path(error["loc"], raw)
     got = error.get("input")
     shown = "" if isinstance(got, dict | list) or error["type"] == "missing" else f", got {got!r:.80}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key; remove it or correct its spelling"
+        *parent, key = error["loc"]
+        wanted = [str(loc[-1]) for loc in missing if list(loc[:-1]) == parent]
+        meant = difflib.get_close_matches(str(key), wanted, 1)
+        return f"{where}: unknown key; " + (
+            f"did you mean {meant[0]}?" if meant else "remove it or correct its spelling"
+        )
     if error["type"] == "missing":
         return f"{where}: is missing; add it"
+    if error["type"] == "union_tag_invalid":
+        key = error["ctx"]["discriminator"].split("|")[-1].strip(" '")
+        return f"{where}.{key}: must be one of {error['ctx']['expected_tags']}, got {error['ctx']['tag']!r:.80}"
+    if error["type"] == "union_tag_not_found":
+        key = error["ctx"]["discriminator"].split("|")[-1].strip(" '")
+        return f"{where}.{key}: is missing; it says of which kind this is"
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
 
 
@@ -387,22 +399,24 @@ def check(raw: object) -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise ParamsError([_describe(item, raw) for item in error.errors(include_url=False)]) from None
+        found = error.errors(include_url=False)
+        missing = [item["loc"] for item in found if item["type"] == "missing"]
+        raise ParamsError([_describe(item, raw, missing) for item in found]) from None
     errors = list(_tree_errors(params))
     if errors:
         raise ParamsError(errors)
     return params
 
 
-def check_family(raw: object) -> Mlp | Vit:
+def check_family(raw: object) -> Family:
     """A model section by itself, as a model folder's temper.json holds it."""
-    made: Mlp | Vit = TypeAdapter(Family).validate_python(raw)
+    made: Family = TypeAdapter(Family).validate_python(raw)
     return made
 
 
-def check_variant(raw: object) -> Train | Lora | Distill | Prune:
+def check_variant(raw: object) -> Variant:
     """One entry of `variants` by itself."""
-    made: Train | Lora | Distill | Prune = TypeAdapter(Variant).validate_python(raw)
+    made: Variant = TypeAdapter(Variant).validate_python(raw)
     return made
 
 

@@ -1,8 +1,9 @@
 """promote: applies the decision. Registers the winning build and moves the alias `champion` to it.
 
 Not a cached result: safe to repeat, quick when there is nothing to do. Order makes it safe to kill: the files,
-the version (with its digest), the alias, the mark that a decision put it there; the next call goes on where
-this one stopped. `dvc repro`'s last stage, the flow and `temper promote` all call `apply`.
+the version (with its digest), the journal's line aside, the alias, the mark that a decision put it there, the
+journal; the next call goes on where this one stopped. `dvc repro`'s last stage, the flow and `temper promote`
+all call `apply`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import record, registry, runs, tracking
+from components import failures, record, registry, tracking
 from components.errors import TemperError
 from components.hashing import sha256_tree
 
@@ -37,15 +38,22 @@ def run(name: str, decision: Path, builds: Path, engines: Path, matrix: Path, da
     try:
         log.info("%s", apply(name, decided, builds, engines, matrix, data))
         if decided["failed"]:
-            raise TemperError(
-                f"{len(decided['failed'])} failed: {', '.join(decided['failed'])}; their record.json below "
-                f"{builds} or {engines} has the traceback; the next run tries just them again"
-            )
+            raise TemperError(f"{len(decided['failed'])} failed: {_causes(decided['failed'], matrix)}")
         status = "FINISHED"
     finally:
         if "TEMPER_RUN" not in os.environ:
             tracking.close(record.pipeline_run(), status)
     return {}
+
+
+def _causes(cells: list[str], matrix: Path) -> str:
+    """Of each failed cell the stage and the file that says why."""
+    found = failures.found()
+    causes = []
+    for cell in cells:
+        where = [f"in {stage}, see {failed[cell]}" for stage, failed in found.items() if cell in failed]
+        causes.append(f"{cell} {' and '.join(where)}" if where else f"{cell}, see {matrix / 'matrix.json'}")
+    return "; ".join(causes) + ("; the next run tries these stages again" if any(found.values()) else "")
 
 
 def only_records() -> str | None:
@@ -70,6 +78,9 @@ def apply(
     Raises TemperError if the champion is not the one that the decision was made against.
     """
     tracking.drain()
+    if _aside().exists():
+        with tracking.lock("registry"):
+            _finish_journal()
     winner = decision["winner"]
     if winner is None:
         return "nothing to do: no cell meets the policy" + (
@@ -83,6 +94,7 @@ def apply(
             f"{only}: would make {winner['cell']} ({winner['digest'][:12]}) the champion of {name}; nothing was moved"
         )
     with tracking.lock("registry"):
+        _finish_journal()
         # Asked again: another workspace may have promoted while this one waited.
         if done := _nothing_to_do(name, winner, again):
             return done
@@ -96,8 +108,10 @@ def apply(
             )
         version = registry.with_digest(name, winner["digest"])
         number = version.version if version else _register(name, winner, builds, engines, matrix, data)
+        if current is None or current.version != number:
+            _begin_journal(name, number, current, winner)
         tracking.move_alias(name, number, current.version if current else None)
-    _journal(name, number, current, winner)
+        _finish_journal()
     return f"version {number} of {name} is the champion now: {winner['cell']}, before it {_called(based_on)}"
 
 
@@ -146,13 +160,15 @@ def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path,
         )
     measured = json.loads((matrix / "matrix.json").read_text("utf-8"))
     row = next(cell for cell in measured["cells"] if cell["cell"] == winner["cell"])
+    run = record.pipeline_run()
     tags = {
         "digest": winner["digest"],
         **{key: winner[key] for key in ("cell", "variant", "target")},
-        "pipeline_run": record.pipeline_run(),
+        "pipeline_run": run,
         "data.sha256": sha256_tree(data),
         "matrix_row": json.dumps(row, sort_keys=True),
-        **runs.provenance(Path.cwd()),
+        **(record.Provenance.read(record.ROOT / run) or record.Provenance.now(Path.cwd())).tags,
+        **record.dvc_lock(Path.cwd()),
     }
     licence = next((path for path in (Path("LICENSE"), Path("LICENSE.txt"), Path("LICENSE.md")) if path.exists()), None)
     with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
@@ -210,8 +226,13 @@ def model_card(name: str, row: Mapping[str, Any], matrix: Mapping[str, Any], tag
     return "\n".join(lines)
 
 
-def _journal(name: str, number: int, before: registry.Version | None, winner: Mapping[str, Any]) -> None:
-    """Append to mlruns/promotions.jsonl: who moved the champion, when, from, to, on what evidence."""
+def _aside() -> Path:
+    """The journal's next line, from before the alias moves until it is journalled."""
+    return registry.mlruns() / "promoting.json"
+
+
+def _begin_journal(name: str, number: int, before: registry.Version | None, winner: Mapping[str, Any]) -> None:
+    """Say who is about to move the champion, when, from, to, on what evidence; the caller holds the lock."""
     import getpass
     import socket
 
@@ -224,5 +245,20 @@ def _journal(name: str, number: int, before: registry.Version | None, winner: Ma
         "to": number,
         "evidence": {**winner, "pipeline_run": record.pipeline_run()},
     }
-    with (registry.mlruns() / "promotions.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    unfinished = _aside().with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps(line) + "\n", "utf-8")
+    unfinished.replace(_aside())
+
+
+def _finish_journal() -> None:
+    """Append what was begun to mlruns/promotions.jsonl if the champion did move; the caller holds the lock."""
+    aside, journal = _aside(), registry.mlruns() / "promotions.jsonl"
+    if not aside.exists():
+        return
+    text = aside.read_text("utf-8")
+    line = json.loads(text)
+    journalled = journal.read_text("utf-8").splitlines(keepends=True)[-1:] if journal.exists() else []
+    if registry.registered(line["model"]).aliases.get("champion") == line["to"] and journalled != [text]:
+        with journal.open("a", encoding="utf-8") as file:
+            file.write(text)
+    aside.unlink()

@@ -6,19 +6,27 @@
     {"step": 3, "time": 0.0, "metrics": {"loss": 0.1}}                                         any number
     {"cell": "base/fp32", "params": {...}, "metrics": {...}, "tags": {...}}                      any number
     {"status": "FINISHED", "time": 0.0, "metrics": {...}, "artifacts": ["path", ...]}           last
+
+Beside them lies provenance.json, what the pipeline run started from: by the time it is tracked, that may have changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.hashing import sha256_file
+
 ROOT = Path(".temper/runs")  # one folder a pipeline run
+PROVENANCE = "provenance.json"
 
 
 def pipeline_run() -> str:
@@ -58,13 +66,70 @@ def dvc_process() -> tuple[int, int] | None:
     return None
 
 
+def git_state(workspace: Path) -> dict[str, str]:
+    """Commit and whether the tree differs from it; empty outside a git checkout."""
+
+    def git(*words: str) -> str | None:
+        answer = subprocess.run(["git", *words], cwd=workspace, capture_output=True, text=True, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except OSError:
+        return {}
+    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()} if commit else {}
+
+
+def dvc_lock(workspace: Path) -> dict[str, str]:
+    path = workspace / "dvc.lock"
+    return {"dvc_lock.sha256": sha256_file(path)} if path.exists() else {}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a run or a version must name to be made again."""
+
+    name: str = "temper"  # of the registered model, and so of the experiment
+    tags: dict[str, str] = field(default_factory=dict)
+    params: str = ""  # the text of params.yaml
+
+    @classmethod
+    def now(cls, workspace: Path) -> Provenance:
+        from components import params
+
+        path = workspace / "params.yaml"
+        tags = {"host": socket.gethostname(), **git_state(workspace), "params.sha256": sha256_file(path)}
+        if experiment := os.environ.get("DVC_EXP_NAME"):
+            tags["dvc.experiment"] = experiment
+        return cls(params.load(path).name, tags | dvc_lock(workspace), path.read_text("utf-8"))
+
+    @classmethod
+    def read(cls, folder: Path) -> Provenance | None:
+        """None if nothing was recorded in this pipeline run's folder."""
+        path = folder / PROVENANCE
+        return cls(**json.loads(path.read_text("utf-8"))) if path.exists() else None
+
+
+def begin(folder: Path) -> None:
+    """Keep what a pipeline run starts from in its folder; the first of its processes to come does it for all."""
+    path = folder / PROVENANCE
+    if path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{PROVENANCE}.{os.getpid()}"
+    aside.write_text(json.dumps(asdict(Provenance.now(folder.absolute().parents[2]))), "utf-8")
+    with contextlib.suppress(FileExistsError):  # another was first: what it saw stands
+        os.link(aside, path)
+    aside.unlink()
+
+
 class Recorder:
     """Appends lines to .temper/runs/<pipeline run>/<stage>[@<item>].jsonl; each line is one write."""
 
     def __init__(self, stage: str, item: str | None, params: Mapping[str, Any]) -> None:
         name = f"{stage}@{item}" if item else stage
         self.path = ROOT / pipeline_run() / f"{name}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        begin(self.path.parent)
         self.path.unlink(missing_ok=True)
         self.write(
             stage=stage,

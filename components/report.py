@@ -111,9 +111,17 @@ def mark(row: Row, matrix: Mapping[str, Any], decision: Mapping[str, Any] | None
         return f"★ champion, version {champion['version']}", "bold green"
     if winner and winner["cell"] == row["cell"]:
         return "★ chosen", "bold green"
-    if row["cell"] == matrix["reference"]:
-        return "reference", "dim"
-    return "", ""
+    words = ["reference"] if row["cell"] == matrix["reference"] else []
+    words += standing(row["cell"], decision or {})
+    return ", ".join(words), "dim"
+
+
+def standing(cell: str, decision: Mapping[str, Any]) -> list[str]:
+    """Why a cell with a better figure may not be the chosen one; the decision's own words tell the rest."""
+    if cell in decision.get("level", []):
+        return ["level"]
+    broken = decision.get("cells", {}).get(cell, {}).get("misses", [])
+    return [f"misses {broken[0]}" if broken[0] != "status" else "not eligible"] if broken else []
 
 
 def two(first: str, second: str, style: str = "") -> Text:

@@ -10,16 +10,13 @@ import json
 import math
 import os
 import re
-import socket
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from components import backlog, registry
+from components import backlog, record, registry
 from components.backlog import FileState
-from components.hashing import sha256_file
 
 LONGEST_VALUE = 6000  # of an MLflow param; tags take 8000
 
@@ -44,31 +41,6 @@ class Tracker(Protocol):
     def artifact(self, run_id: str, path: Path) -> None: ...
 
     def end(self, run_id: str, status: str, ended: float | None) -> None: ...
-
-
-def git_state(workspace: Path) -> dict[str, str]:
-    """Commit and whether the tree differs from it; empty outside a git checkout."""
-
-    def git(*words: str) -> str | None:
-        answer = subprocess.run(["git", *words], cwd=workspace, capture_output=True, text=True, check=False)
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except OSError:
-        return {}
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()} if commit else {}
-
-
-def provenance(workspace: Path) -> dict[str, str]:
-    """What a run or a version must name to be made again."""
-    tags = {"host": socket.gethostname(), **git_state(workspace)}
-    for tag, name in (("params.sha256", "params.yaml"), ("dvc_lock.sha256", "dvc.lock")):
-        if (workspace / name).exists():
-            tags[tag] = sha256_file(workspace / name)
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc.experiment"] = experiment
-    return tags
 
 
 class Drain:
@@ -102,9 +74,12 @@ class Drain:
         tags = {"temper.record": self.folder.name, "kind": "pipeline", "pipeline_run": self.folder.name}
         firsts = [next(backlog.unread(path, 0), None) for path in self.folder.glob("*.jsonl")]
         began = min((first[1]["time"] for first in firsts if first), default=None)
-        run_id = self._create(self.folder.name, began, tags | provenance(self.workspace))
-        if (self.workspace / "params.yaml").exists():
-            self.tracker.artifact(run_id, self.workspace / "params.yaml")
+        started = record.Provenance.read(self.folder) or record.Provenance()
+        run_id = self._create(self.folder.name, began, tags | started.tags)
+        if started.params:
+            copy = self.folder / "params.yaml"
+            copy.write_text(started.params, "utf-8")
+            self.tracker.artifact(run_id, copy)
         return run_id
 
     def _file(self, path: Path) -> int:
@@ -184,7 +159,8 @@ class Drain:
         ends = [file.status or "KILLED" for file in self.state.files.values()]
         worst = next((end for end in ("FAILED", "KILLED") if end in ends), "FINISHED")
         self.state.closed = status or worst
-        self.tracker.tag(self.parent, provenance(self.workspace))
+        if status:  # said by the run's own driver, while dvc.lock is still this run's
+            self.tracker.tag(self.parent, record.dvc_lock(self.workspace))
         self.tracker.end(self.parent, self.state.closed, None)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import re
 import sqlite3
 import sys
 import threading
@@ -123,12 +122,9 @@ def _create(file: Path) -> None:
 
 
 class Experiment:
-    """A `runs.Tracker`: the experiment that is called as the registered model in params.yaml."""
+    """A `runs.Tracker`: the experiment that is called as the registered model."""
 
-    def __init__(self, tracker: MlflowClient, workspace: Path) -> None:
-        params = workspace / "params.yaml"
-        found = re.search(r"(?m)^name:\s*([a-z][a-z0-9_]*)", params.read_text("utf-8")) if params.exists() else None
-        name = found[1] if found else "temper"
+    def __init__(self, tracker: MlflowClient, name: str) -> None:
         self.client = tracker
         if experiment := tracker.get_experiment_by_name(name):
             self.id = str(experiment.experiment_id)
@@ -180,11 +176,12 @@ def drain(root: Path = record.ROOT) -> int:
     with lock(), plainly():
         # Asked again: another process may have done it while this one waited.
         folders = backlog.pending(root, registry.address())
-        return sum(Drain(Experiment(tracker, _workspace(root)), folder).run() for folder in folders)
+        return sum(_drain(tracker, folder).run() for folder in folders)
 
 
-def _workspace(root: Path) -> Path:
-    return root.absolute().parent.parent
+def _drain(tracker: MlflowClient, folder: Path) -> Drain:
+    started = record.Provenance.read(folder) or record.Provenance()
+    return Drain(Experiment(tracker, started.name), folder)
 
 
 def close(run: str, status: str, root: Path = record.ROOT) -> None:
@@ -194,7 +191,7 @@ def close(run: str, status: str, root: Path = record.ROOT) -> None:
         return
     tracker = client()
     with lock(), plainly():
-        Drain(Experiment(tracker, _workspace(root)), folder).run(status)
+        _drain(tracker, folder).run(status)
 
 
 def begin(run: str, root: Path = record.ROOT) -> None:
@@ -243,7 +240,7 @@ def register(name: str, loader: Path, parts: Mapping[str, Path], spec: Mapping[s
     # MLflow would refuse float64 and integer arrays before the loader sees them; the loader checks more, and converts.
     signature._is_signature_from_type_hint = True
     with lock(), plainly():
-        experiment = Experiment(tracker, Path.cwd())
+        experiment = Experiment(tracker, name)
         fixed = {"kind": "promote", **{key: tags[key] for key in ("pipeline_run", "cell", "digest")}}
         if parent := experiment.find("temper.record", tags["pipeline_run"]):
             fixed["mlflow.parentRunId"] = parent

@@ -297,10 +297,16 @@ def run(task: ImageClassification, validate: Validate, raw: Path, out: Path) -> 
         where = f"Data Docs: {out}/docs/index.html; the rows: {out}/quarantine.parquet"
         raise DataError(f"the data were refused before any training:\n{told}\n{where}")
     repeats = {row for f in row_findings for row in f.rows if set(f.columns) & REPEATS}
+    if aside:
+        why = "; ".join(f"{len(f.rows)}: {f.notes}" for f in row_findings if f.rows)
+        logging.getLogger("temper").warning(
+            "%d of %d rows set aside (%s): quarantine.parquet beside the valid rows", len(aside), len(rows), why
+        )
     return {
         **counts,
-        "quarantined_share": len(aside) / len(rows),
-        "duplicates": len(repeats),
+        # Apart, as their limits are: validate.max_quarantined_share and validate.max_duplicate_share.
+        "quarantined_share": len(set(aside) - repeats) / len(rows),
+        "duplicate_share": len(repeats) / len(rows),
         "rules": len(findings),
         "broken_rules": sum(not finding.success for finding in findings),
     }

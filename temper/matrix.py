@@ -32,3 +32,4 @@ def show(console: Console) -> None:
             reason = next((row["reason"] for row in matrix["cells"] if row["cell"] == cell), "")
             console.print(Text(f"failed: {cell}: {reason}", style="bold red"))
     console.print(Text("pictures and details: work/matrix/report.html", style="dim"))
+    console.print(Text("why each cell may or may not be promoted: temper promote --dry-run", style="dim"))

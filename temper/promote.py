@@ -26,4 +26,12 @@ def promote(dry_run: bool, again: bool) -> None:
         said = stage.apply(
             name, decision, work / "builds", work / "engines", work / "matrix", work / "data/prepared", dry_run, again
         )
-    Console().print(Text(said), soft_wrap=True)
+    console = Console()
+    if dry_run:
+        for cell, judged in decision["cells"].items():
+            mark, style = ("may be promoted", "green") if judged["feasible"] else ("may not", "yellow")
+            console.print(Text.assemble((cell, "bold"), ": ", (mark, style)))
+            for reason in judged["reasons"]:
+                console.print(Text(f"    {reason}", style="dim"), soft_wrap=True)
+        console.print(Text(f"decision: {decision['reason']}"), soft_wrap=True)
+    console.print(Text(said), soft_wrap=True)

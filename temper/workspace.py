@@ -46,7 +46,7 @@ def reported() -> Iterator[None]:
         from rich.console import Console
         from rich.text import Text
 
-        kind = "params.yaml is refused" if isinstance(error, ParamsError) and len(error.errors) > 1 else "error"
+        kind = "refused, before any work" if isinstance(error, ParamsError) else "error"
         console = Console(stderr=True, soft_wrap=True)
         console.print(Text(f"{kind}:", style="bold red"))
         for line in str(error).splitlines():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def readme_commands() -> list[str]:
 @pytest.mark.parametrize("command", readme_commands())
 def test_the_readme_tells_the_truth(plain: Workspace, command: str) -> None:
     before = plain.registry()
-    plain(*command.split())
+    plain(*shlex.split(command))
     assert plain.registry() == before
     if "exp run" in command:
         plain("git", "checkout", "-q", ".")

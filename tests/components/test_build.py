@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,26 +14,15 @@ import onnx
 import pytest
 import torch
 
-from components import assemble, build, runtime
+from components import assemble, build, engine, evaluate, hashing, runtime
 from components.cell import Record
 from components.data import Spec, read_rows
+from components.families import FAMILIES
 from components.hashing import sha256_file
-from components.params import Mlp, OnnxFp32, OnnxInt8Dynamic, OnnxInt8Static, Parity, Target, TensorRt, Vit
+from components.params import OnnxFp32, OnnxInt8Dynamic, OnnxInt8Static, Parity, Target, TensorRt
 from components.targets import TARGETS
+from tests.contracts.test_members import tiny
 
-FAMILIES: dict[str, Mlp | Vit] = {
-    "mlp": Mlp(family="mlp", hidden=[32], dropout=0.5),
-    "vit": Vit(
-        family="vit",
-        patch_size=4,
-        hidden_size=32,
-        layers=2,
-        heads=2,
-        head_dim=16,
-        intermediate_size=64,
-        dropout=0.5,
-    ),
-}
 ONNX: dict[str, Target] = {
     "fp32": OnnxFp32(kind="onnx_fp32"),
     "dynamic": OnnxInt8Dynamic(kind="onnx_int8_dynamic", per_channel=True),
@@ -49,14 +40,20 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 def make(directory: Path, family: str, spec: Spec) -> Path:
-    torch.manual_seed(0)
-    assemble.save(assemble.create(FAMILIES[family], spec), directory)
+    assemble.save(tiny(family, spec), directory)
     return directory
+
+
+def write_host(folder: Path, **changes: Any) -> Path:
+    file = folder / "host.json"
+    known = {"machine": "Some CPU", "isa": ["avx2"], "cores": 2, "gpu": None, "driver": None, "tensorrt": None}
+    file.write_text(json.dumps({**known, **changes}))
+    return file
 
 
 def run(model: Path, prepared: Path, out: Path, previous: Path | None = None, **targets: Target) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
-    return build.run(targets or ONNX, PARITY, 2, prepared, model, out, previous)
+    return build.run(targets or ONNX, PARITY, 2, prepared, model, write_host(out.parent), out, previous)
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +84,15 @@ def test_every_onnx_target_is_built_and_answers_like_pytorch(
         assert np.abs(answers - expected).max() < (1e-4 if target == "fp32" else 0.1)
 
 
-def test_integer_kernels_do_the_work(built: tuple[Path, dict[str, Any]], family: str) -> None:
+def test_integer_kernels_do_the_work(built: tuple[Path, dict[str, Any]]) -> None:
     """All layers with weights, but for the convolution of the dynamic kind; attention's products stay float."""
-    layers, products = (2, 0) if family == "mlp" else (13, 4)
-    convolutions = 0 if family == "mlp" else 1
-    _, metrics = built
+    root, metrics = built
+    graph = onnx.load(root / "out" / "export" / "model.onnx").graph
+    weights = {tensor.name for tensor in graph.initializer}
+    multiplied = [node.input[1] in weights for node in graph.node if node.op_type in ("Gemm", "MatMul")]
+    layers, products = multiplied.count(True), multiplied.count(False)
+    convolutions = sum(node.op_type == "Conv" for node in graph.node)
+    assert layers >= 2
     assert metrics["fp32"]["integer_nodes"] == {}
     assert sum(metrics["fp32"]["float_nodes"].values()) == layers + products + convolutions
     assert sum(metrics["dynamic"]["integer_nodes"].values()) == layers
@@ -106,24 +107,19 @@ def test_the_file_holds_no_trace_of_this_machine(built: tuple[Path, dict[str, An
             assert trace.encode() not in content
 
 
-def test_the_same_model_gives_the_same_bytes(
-    built: tuple[Path, dict[str, Any]], prepared: Path, family: str, root: Path
-) -> None:
-    """Also in another process with another order of hashing, tried where the graph is large."""
+def test_the_same_model_gives_the_same_bytes(built: tuple[Path, dict[str, Any]], prepared: Path, root: Path) -> None:
+    """Also in another process with another order of hashing."""
     work, _ = built
-    if family == "mlp":
-        run(work / "model", prepared, work / "again")
-    else:
-        script = (
-            "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[4]); from test_build import run;"
-            "run(*map(Path, sys.argv[1:4]))"
-        )
-        subprocess.run(
-            [sys.executable, "-c", script, work / "model", prepared, work / "again", Path(__file__).parent],
-            check=True,
-            env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-        )
+    script = (
+        "import sys; from pathlib import Path; from tests.components.test_build import run;"
+        "run(*map(Path, sys.argv[1:4]))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, work / "model", prepared, work / "again"],
+        check=True,
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+    )
     for target in ["export", *ONNX]:
         assert sha256_file(work / "out" / target / "model.onnx") == sha256_file(work / "again" / target / "model.onnx")
 
@@ -207,6 +203,71 @@ def test_an_exception_costs_one_cell_and_a_retry_does_only_that_one(
     run(model, prepared, tmp_path / "second", tmp_path / "first")
     assert calls == ["onnx_int8_static"]
     assert {Record.read(tmp_path / "second" / name).status for name in ("export", *ONNX)} == {"ok"}
+
+
+# (what changed: a file of code or a field of host.json, what is made again); all is kept that is not named.
+ALL = "export dynamic fp32 static"
+CHANGES = [
+    ("components/report.py", ""),
+    ("components/targets/new.py", ""),
+    ("components/passes/train.py", ""),
+    ("components/families/vit.py", ""),
+    ("components/families/mlp.py", ALL),
+    ("components/assemble.py", ALL),
+    ("components/targets/onnx_int8_static.py", "static"),
+    ("components/targets/tensorrt.py", "trt"),
+    ("components/engine.py", "trt"),
+    ("components/graph.py", f"{ALL} trt"),
+    ("components/answers.py", "evaluated"),
+    ("components/tasks/image_classification.py", f"{ALL} evaluated"),
+    ("isa", f"{ALL} evaluated"),
+    ("gpu", "trt evaluated"),
+    ("driver", ""),
+]
+
+
+def test_a_cell_is_made_again_when_what_it_was_made_with_changed(
+    prepared: Path,
+    spec: Spec,
+    tmp_path: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, code = make(tmp_path / "model", "mlp", spec), tmp_path / "checkout"
+    shutil.copytree(root / "components", code / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(hashing, "CHECKOUT", code)
+    caplog.set_level(logging.INFO, "components.cell")
+    first, fp32 = tmp_path / "first", {"fp32": ONNX["fp32"]}
+
+    def again(out: Path, host: Path, previous: Path | None) -> set[str]:
+        """All three stages; which cells they did not keep."""
+        made, engines = {*ALL.split(), "trt", "evaluated"}, tmp_path / "no engines"
+        stages: list[Any] = [
+            lambda *to: build.run(ONNX, PARITY, 2, prepared, model, host, *to),
+            lambda *to: engine.run(ENGINE, PARITY, 2, prepared, first / "0", host, *to),
+            lambda *to: evaluate.run(fp32, 2, prepared, first / "0", engines, host, *to),
+        ]
+        for i, stage in enumerate(stages):
+            (out / str(i)).mkdir(parents=True)
+            caplog.clear()
+            stage(out / str(i), previous and previous / str(i))
+            kept = {text.partition(":")[0] for text in caplog.messages if text.endswith("kept from the run before")}
+            made -= {"evaluated"} if i == 2 and kept else kept
+        return made
+
+    again(first, write_host(tmp_path), None)
+    for i, (changed, expected) in enumerate(CHANGES):
+        file = code / changed
+        before = file.read_bytes() if file.exists() else None
+        if changed.endswith(".py"):
+            file.write_bytes((before or b"") + b"# changed")
+            host = write_host(tmp_path)
+        else:
+            host = write_host(tmp_path, **{changed: "another"})
+        assert again(tmp_path / f"again{i}", host, first) == set(expected.split()), changed
+        if before is not None:
+            file.write_bytes(before)
 
 
 def test_a_failed_export_fails_every_cell(

@@ -20,6 +20,7 @@ from rich.console import Console
 from components import answers, assemble, benchmark, compare, evaluate, params, picture, report
 from components.cell import Record
 from components.data import Spec
+from components.decide import decide
 from components.errors import TemperError
 
 HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "tensorrt": None}
@@ -153,6 +154,9 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
     assert reference["peak_memory_mb"] > 0
     assert reference["load_ms"] > 0
     assert set(matrix["control"]["speedup"]) == {"1", "32"}
+    assert all(
+        set(row["beaten_by"]) <= {"base/fp32", "base/int8_static", "small/int8_dynamic"} for row in rows.values()
+    )
 
     keys = {frozenset(metrics) for _, _, metrics, _ in tracked}
     assert len(tracked) == 10
@@ -230,6 +234,37 @@ def test_a_matrix_without_any_measured_cell_still_comes(measured: Workspace) -> 
     matrix, _ = run_compare(loaded, work)
     assert {row["status"] for row in matrix["cells"]} == {"refused", "not measured"}
     assert "No A/A control" in printed(matrix, None)
+
+
+def test_the_pairs_tell_apart_what_intervals_against_the_reference_do_not() -> None:
+    """Rounds differ a hundredfold, but b takes 1.1 times as long as a in each; the reference has a noise of its own."""
+    rng = np.random.default_rng(0)
+    drift = rng.lognormal(0, 1, 40)
+    seconds = {
+        "base": {1: drift * rng.lognormal(0, 0.5, 40)},
+        "a": {1: drift},
+        "b": {1: drift * 1.1 * rng.lognormal(0, 0.01, 40), 32: drift / 2},
+    }
+    against = {name: compare.timing(name, "base", seconds, 0.95)["speedup"]["1"] for name in "ab"}
+    assert against["b"][2] > against["a"][1]
+    beaten = compare.beaten_by(["base", "a", "b", "untimed"], 1, seconds, 0.95)
+    assert (beaten["a"], beaten["untimed"]) == ({}, {})
+    assert beaten["b"]["a"] == pytest.approx([1.1, 1.1, 1.1], rel=0.01)
+
+
+def test_the_table_shows_why_what_is_faster_was_not_chosen(measured: Workspace) -> None:
+    loaded, work = measured
+    for variant in loaded.variants:
+        run_evaluate(loaded, work, variant)
+    run_benchmark(loaded, work)
+    matrix, _ = run_compare(loaded, work)
+    small = next(row for row in matrix["cells"] if row["cell"] == "small/int8_static")
+    small["versus_best"] = {"difference": -0.5, "low": -0.6, "high": -0.4, "verdict": "worse", "rows_needed": None}
+    decision = decide(matrix, loaded.policy, {"version": None, "digest": None})
+    assert "misses policy.margin" in printed(matrix, decision)
+    level = {**decision, "level": ["base/fp32"], "winner": {"cell": "base/int8_static"}}
+    assert "reference, level" in printed(matrix, level)
+    assert "misses policy.margin" in printed(matrix, decision, width=80)
 
 
 def test_a_fault_while_timing_costs_one_cell(measured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components import compare
 from components.decide import decide, run
 from components.params import Bounds, Policy
 
@@ -53,9 +55,15 @@ def matrix(*rows: dict[str, Any], champion: str = "not measured") -> dict[str, A
     best = max(answered, key=lambda row: row["accuracy"]) if answered else None
     for each in answered:
         each["versus_best"] = against(each["accuracy"] - best["accuracy"]) if best else None
+    timed = {row["cell"]: row["latency_ms"]["1"] for row in rows if row["latency_ms"]}
+    for each in rows:  # rounds differ by 3 %
+        faster = {cell: timed[each["cell"]] / ms for cell, ms in timed.items() if each["cell"] in timed}
+        beaten = {cell: [times, times * 0.97, times * 1.03] for cell, times in faster.items() if times * 0.97 > 1.02}
+        each.setdefault("beaten_by", beaten)
     return {
         "cells": list(rows),
         "best": best["cell"] if best else None,
+        "rounds": 40,
         "control": {"speed_verdict": {"1": "same"}},
         "champion": {"status": champion, "reason": "it cannot be opened"},
     }
@@ -114,6 +122,78 @@ def test_noise_does_not_replace_the_champion() -> None:
     assert decide(matrix(*clear), policy(), {"version": 1, "digest": "sha-b/fp32"})["action"] == "promote"
 
 
+NOISY = {"1": [0.99, 0.69, 1.03]}  # one cell's rounds, against the reference
+SLOW = {"1": [0.87, 0.82, 0.88]}
+
+
+def test_a_noisy_fastest_does_not_make_a_slower_cell_the_winner() -> None:
+    """Its interval against the reference meets every other, so all would tie and the smaller win."""
+    rows = [
+        row("a/fp32", 0.95, latency_ms=1.01, speedup=NOISY, beaten_by={}),
+        row("b/fp32", 0.95, 1.15, 0.5, speedup=SLOW, beaten_by={"a/fp32": [1.14, 1.09, 1.18]}),
+    ]
+    decision = decide(matrix(*rows), policy(), NOBODY)
+    assert decision["winner"]["cell"] == "a/fp32"
+    assert decision["reason"] == "a/fp32 has the best latency_ms of 2 feasible cells of 2"
+    assert "a/fp32 is 1.14x [1.09, 1.18] as fast at batch 1" in decision["cells"]["b/fp32"]["reasons"][-1]
+
+
+def test_what_any_feasible_cell_beats_does_not_tie() -> None:
+    """The fastest is too noisy to beat anything, but the reference surely beats the small one."""
+    rows = [
+        row("a/fp32", latency_ms=0.98, speedup=NOISY, beaten_by={}),
+        row("base/fp32", beaten_by={}),
+        row("b/fp32", 0.9, 1.15, 0.5, speedup=SLOW, beaten_by={"base/fp32": [1.15, 1.13, 1.22]}),
+    ]
+    decision = decide(matrix(*rows), policy(), {"version": 1, "digest": "sha-base/fp32"})
+    assert (decision["action"], decision["winner"]["cell"]) == ("keep", "base/fp32")
+    assert decision["reason"].startswith(
+        "base/fp32 is level with a/fp32 for the best latency_ms of 3 feasible cells of 3 "
+        "(40 rounds do not tell them apart), and preferred to a/fp32 as the champion"
+    )
+    assert decision["level"] == ["a/fp32"]
+    # As the champion, too, it makes way for what is surely faster.
+    assert decide(matrix(*rows), policy(), {"version": 1, "digest": "sha-b/fp32"})["action"] == "promote"
+
+
+def test_what_is_faster_but_not_feasible_is_told() -> None:
+    measured = matrix(row("base/fp32", 0.95), row("tiny/fp32", 0.80, 0.1))
+    decision = decide(measured, policy(), NOBODY)
+    assert decision["reason"].endswith("; faster but not feasible: tiny/fp32 (policy.margin)")
+    assert decision["cells"]["tiny/fp32"]["misses"] == ["policy.margin"]
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [((0.89, 1.0, 0.5), "the more accurate"), ((0.9, 1.0, 2.0), "the smaller"), ((0.9, 1.0, 1.0), "the first by name")],
+)
+def test_a_tie_says_what_settled_it(other: tuple[float, float, float], why: str) -> None:
+    decision = decide(matrix(row("a/fp32"), row("b/fp32", *other)), policy(), NOBODY)
+    assert decision["reason"].startswith("a/fp32 is level with b/fp32 for the best latency_ms")
+    assert decision["reason"].endswith(f"preferred to b/fp32 as {why}")
+
+
+@given(st.integers(0, 10_000), st.lists(st.floats(0.8, 1.25), min_size=1, max_size=4), st.sampled_from([5, 40]))
+def test_the_decision_never_contradicts_the_table(seed: int, takes: list[float], rounds: int) -> None:
+    """Rounds on a busy machine, all cells feasible: what the table calls slower or beaten is not chosen."""
+    rng = np.random.default_rng(seed)
+    drift = rng.lognormal(0, 0.3, rounds)
+    names = ["base/fp32", *(f"v{i}/fp32" for i in range(len(takes)))]
+    noise = rng.choice([0.005, 0.3], len(names))
+    seconds = {
+        name: {1: drift * times * rng.lognormal(0, wide, rounds)}
+        for name, times, wide in zip(names, [1.0, *takes], noise, strict=True)
+    }
+    beaten = compare.beaten_by(names, 1, seconds, 0.95)
+    rows = [row(name, size_mb=float(rng.uniform()), beaten_by=beaten[name]) for name in names]
+    for each in rows:
+        each |= compare.timing(each["cell"], "base/fp32", seconds, 0.95)
+    won = decide(matrix(*rows), policy(), NOBODY)["winner"]["cell"]
+    verdicts = {row["cell"]: row["speed_verdict"]["1"] for row in rows}
+    assert verdicts[won] != "slower"
+    assert won != "base/fp32" or "faster" not in verdicts.values()
+
+
 def test_a_build_that_was_rolled_back_does_not_come_back_by_itself() -> None:
     rows = matrix(row("base/fp32"), row("base/int8", latency_ms=0.5))
     made = decide(rows, policy(), {"version": 1, "digest": "sha-base/fp32", "rolled_back": "sha-base/int8"})
@@ -170,11 +250,13 @@ policies = st.builds(
 )
 
 
-@given(cells, policies, st.integers(0, 9), st.randoms())
+@given(cells, st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7))), policies, st.integers(0, 9), st.randoms())
 def test_the_winner_keeps_the_policy_and_the_order_does_not_matter(
-    rows: list[dict[str, Any]], asked: Policy, champion: int, random: Any
+    rows: list[dict[str, Any]], pairs: set[tuple[int, int]], asked: Policy, champion: int, random: Any
 ) -> None:
     snapshot = {"version": 1, "digest": f"d{champion}"}
+    for number, each in enumerate(rows):  # any pairs, circles among them
+        each["beaten_by"] = {f"v{other}/t": [1.2, 1.1, 1.3] for one, other in pairs if one == number != other}
     measured = matrix(*rows, champion="ok")
     decision = decide(measured, asked, snapshot)
     assert all(cell["reasons"] and all(cell["reasons"]) for cell in decision["cells"].values())
@@ -187,6 +269,11 @@ def test_the_winner_keeps_the_policy_and_the_order_does_not_matter(
         assert won["accuracy"] >= best - asked.margin - 1e-9
         assert asked.bounds.latency_ms is None or won["latency_ms"]["1"] <= asked.bounds.latency_ms
         assert asked.bounds.size_mb is None or won["size_mb"] <= asked.bounds.size_mb
+        feasible = {cell for cell, found in decision["cells"].items() if found["feasible"]}
+        unbeaten = {row["cell"] for row in rows if row["cell"] in feasible and feasible.isdisjoint(row["beaten_by"])}
+        if asked.objective == "latency_ms" and unbeaten:
+            assert {won["cell"], *decision["level"]} == unbeaten
+            assert won["digest"] == snapshot["digest"] or f"v{champion}/t" not in unbeaten
         assert decision["action"] == ("keep" if won["digest"] == snapshot["digest"] else "promote")
     else:
         assert decision["action"] == "none"

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from components import observe, promote, tracking
+from components import failures, observe, promote, tracking
+from components.cell import Record
 from components.hashing import sha256_tree
 
 ROOT = Path(__file__).parents[2]
@@ -91,23 +92,47 @@ def test_promotion_from_elsewhere_is_news(
 
 def test_attempts_rise_with_failures_and_never_fall() -> None:
     variants, targets = {"base": {}, "lora": {}}, {"fp32": {}, "int8": {}}
-    once = observe.attempts(variants, targets, {("base", "int8"), ("gone", "fp32")}, {})
-    assert once == {"base": {"int8": 1}, "lora": {}}
-    assert observe.attempts(variants, targets, set(), once) == once
-    twice = observe.attempts(variants, targets, {("base", "int8"), ("lora", "fp32")}, once)
-    assert twice == {"base": {"int8": 2}, "lora": {"fp32": 1}}
-
-
-def test_failed_cells_from_records_and_matrix(look: Callable[[], str]) -> None:
-    from components.cell import Record
-
-    Record("failed", "boom").write(Path("work/builds/base/int8_static"))
-    Record("ok").write(Path("work/builds/base/fp32"))
-    look()
-    assert json.loads((OUT / "attempts.json").read_text("utf-8")) == {
-        **{variant: {} for variant in ("lora", "pruned", "distilled", "compact")},
-        "base": {"int8_static": 1},
+    nothing = dict.fromkeys(failures.STAGES, ())
+    none = {stage: {"base": {}, "lora": {}} for stage in failures.STAGES}
+    once = observe.attempts(variants, targets, {**nothing, "build": ("base/int8", "gone/fp32")}, {})
+    assert once == {**none, "build": {"base": {"int8": 1}, "lora": {}}}
+    assert observe.attempts(variants, targets, nothing, once) == once
+    twice = observe.attempts(variants, targets, {**nothing, "build": ("base/int8",), "engine": ("lora/fp32",)}, once)
+    assert twice == {
+        **none,
+        "build": {"base": {"int8": 2}, "lora": {}},
+        "engine": {"base": {}, "lora": {"fp32": 1}},
     }
+
+
+@pytest.mark.parametrize(
+    ("records", "cells", "stage", "cell"),
+    [
+        (["builds/base/int8_static", "predictions/base/int8_static"], ["base/int8_static"], "build", "int8_static"),
+        (["builds/base/export", "engines/base/trt_int8", "predictions/base/trt_int8"], [], "build", "trt_int8"),
+        (["engines/base/trt_int8", "predictions/base/trt_int8"], ["base/trt_int8"], "engine", "trt_int8"),
+        (["predictions/base/fp32"], [], "evaluate", "fp32"),
+        ([], ["base/fp32"], "benchmark", "fp32"),
+    ],
+)
+def test_a_failed_cell_wakes_only_the_stage_it_failed_in(
+    look: Callable[[], str], records: list[str], cells: list[str], stage: str, cell: str
+) -> None:
+    for folder in records:
+        Record("failed", "boom").write(Path("work", folder))
+    for folder in ("builds/lora/fp32", "engines/lora/trt_int8", "predictions/lora/fp32"):
+        Record("ok").write(Path("work", folder))
+    Path("work/benchmark").mkdir(parents=True)
+    said = {"lora/fp32": {"status": "ok"}, **{name: {"status": "failed"} for name in cells}}
+    Path("work/benchmark/cells.json").write_text(json.dumps(said), "utf-8")
+    # The matrix repeats what the stages said, and must not be counted beside them.
+    Path("work/matrix").mkdir()
+    row = {"variant": "base", "target": cell, "status": "failed"}
+    Path("work/matrix/matrix.json").write_text(json.dumps({"cells": [row]}), "utf-8")
+    look()
+    counted = json.loads((OUT / "attempts.json").read_text("utf-8"))
+    none = {variant: {} for variant in ("base", "lora", "pruned", "distilled", "compact")}
+    assert counted == {**dict.fromkeys(failures.STAGES, none), stage: {**none, "base": {cell: 1}}}
 
 
 def test_family_files_follow_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,17 @@ def test_all_errors_come_at_once() -> None:
     assert [line.split(":")[0] for line in said] == ["seed", "variants.base.fit.epochs", "targets.fp32.opset"]
 
 
+def test_a_misspelling_is_answered_with_what_was_meant() -> None:
+    raw = copy.deepcopy(SHIPPED)
+    raw["variants"]["pruned"]["ration"] = raw["variants"]["pruned"].pop("ratio")
+    raw["variants"]["lora"]["pass"] = "loras"
+    del raw["source"]["kind"]
+    said = errors(raw)
+    assert "variants.pruned.ration: unknown key; did you mean ratio?" in said
+    assert "variants.lora.pass: must be one of 'train', 'lora', 'distill', 'prune', got 'loras'" in said
+    assert "source.kind: is missing; it says of which kind this is" in said
+
+
 def test_the_tree_of_variants_is_checked() -> None:
     raw = copy.deepcopy(SHIPPED)
     raw["variants"]["lora"]["from"] = "bsae"

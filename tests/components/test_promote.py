@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from components import observe, promote, registry, tracking
+from components import observe, promote, record, registry, tracking
+from components.cell import Record
 from components.errors import TemperError
+from components.hashing import sha256_file
 
 FOLDERS = {
     "builds": Path("work/builds"),
@@ -27,6 +29,11 @@ def apply(decision: dict[str, Any], **more: Any) -> str:
 
 def snapshot(name: str = "digits") -> dict[str, Any]:
     return observe.champion(name, None, same_inputs=False)
+
+
+def journal() -> list[tuple[int | None, int]]:
+    lines = Path("mlruns/promotions.jsonl").read_text("utf-8").splitlines()
+    return [(json.loads(line)["from"], json.loads(line)["to"]) for line in lines]
 
 
 @pytest.fixture
@@ -115,8 +122,7 @@ def test_new_winner_moves_the_alias_and_keeps_the_one_before(
     assert "version 1" in apply(decide("base/fp32", promoted, snapshot()))
     assert registry.registered("digits").aliases == {"champion": 1, "previous": 2}
     assert snapshot()["rolled_back"] is None
-    lines = Path("mlruns/promotions.jsonl").read_text("utf-8").splitlines()
-    assert [(json.loads(line)["from"], json.loads(line)["to"]) for line in lines] == [(None, 1), (1, 2), (2, 1)]
+    assert journal() == [(None, 1), (1, 2), (2, 1)]
 
 
 def test_stale_decision_is_refused(promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]) -> None:
@@ -166,6 +172,58 @@ def test_killed_half_way_the_next_call_finishes(
     assert (found.aliases, found.promoted) == ({"champion": 1}, 1)
     assert registry.version("digits", 2) is None
     assert apply(decision).startswith("nothing to do")
+    assert journal() == [(None, 1)]
+
+
+@pytest.mark.parametrize("step", ["_finish_journal", "unlink"])
+@pytest.mark.parametrize("back", [False, True])
+def test_killed_before_the_journal_the_next_call_writes_it_once(
+    promoted: str,
+    make_build: Callable[..., str],
+    decide: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    back: bool,
+) -> None:
+    decision = decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot())
+    moves = [(None, 1), (1, 2)]
+    if back:
+        apply(decision)
+        decision = decide("base/fp32", promoted, snapshot())
+        moves.append((2, 1))
+    move_alias = tracking.move_alias
+
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+
+        def moved(*arguments: Any) -> None:
+            move_alias(*arguments)
+            patch.setattr(*((promote, step) if step == "_finish_journal" else (Path, step)), killed)
+
+        patch.setattr(tracking, "move_alias", moved)
+        with pytest.raises(SystemExit):
+            apply(decision)
+    assert apply(decision).startswith("nothing to do")
+    assert journal() == moves
+    assert apply(decision).startswith("nothing to do") and journal() == moves
+
+
+def test_a_killed_move_that_did_not_happen_is_journalled_when_it_does(
+    promoted: str, make_build: Callable[..., str], decide: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    decision = decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot())
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "move_alias", killed)
+        with pytest.raises(SystemExit):
+            apply(decision)
+    assert journal() == [(None, 1)]
+    apply(decision)
+    assert journal() == [(None, 1), (1, 2)]
 
 
 @pytest.mark.parametrize("name", ["DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "TEMPER_DRY_RUN"])
@@ -184,10 +242,31 @@ def test_experiments_never_move_the_registry(
 def test_failed_cells_make_it_red_after_promoting(
     tracked: Path, make_build: Callable[..., str], decide: Callable[..., Any]
 ) -> None:
-    decide("base/fp32", make_build("base", "fp32"), failed=("lora/int8",))
-    with pytest.raises(TemperError, match="1 failed: lora/int8"):
+    decide("base/fp32", make_build("base", "fp32"), failed=("lora/fp32", "lora/int8"))
+    Record("failed", "boom").write(Path("work/builds/lora/int8"))
+    Record("failed", "boom").write(Path("work/predictions/lora/int8"))  # evaluate repeats what build said
+    Path("work/benchmark").mkdir()
+    cells = {cell: {"status": "failed", "reason": "boom"} for cell in ("lora/fp32", "lora/int8")}
+    Path("work/benchmark/cells.json").write_text(json.dumps(cells), "utf-8")
+    with pytest.raises(TemperError) as error:
         promote.run("digits", Path("work/decision"), **FOLDERS)
+    assert str(error.value) == (
+        "2 failed: lora/fp32 in benchmark, see work/benchmark/cells.json; "
+        "lora/int8 in build, see work/builds/lora/int8/record.json; the next run tries these stages again"
+    )
     assert registry.champion("digits") is not None
+
+
+def test_a_version_names_the_params_its_run_started_with(
+    tracked: Path, make_build: Callable[..., str], decide: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPER_RUN", "flow-1")
+    started = sha256_file(Path("params.yaml"))
+    record.Recorder("make", "base", {}).end("FINISHED", {}, [])
+    Path("params.yaml").write_text(Path("params.yaml").read_text("utf-8") + "# edited meanwhile\n", "utf-8")
+    apply(decide("base/fp32", make_build("base", "fp32")))
+    found = registry.champion("digits")
+    assert found is not None and found.tags["params.sha256"] == started
 
 
 def test_changed_files_are_not_promoted(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from components import backlog, record, registry, tracking
 from components.errors import TemperError
+from components.hashing import sha256_file
 from components.record import Recorder
 
 RUN = "flow-1"
@@ -135,6 +138,46 @@ def test_a_stage_that_ran_again_is_a_run_of_its_own(recorder: Recorder) -> None:
     tracking.drain()
     # The same process wrote both here, so only the time of the first line tells them apart.
     assert sorted(run.info.status for run in runs(kind="stage")) in (["FINISHED", "KILLED"], ["FINISHED"])
+
+
+def git(*words: str) -> str:
+    command = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_run_names_what_it_started_from_however_late_it_is_tracked(
+    tracked: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    git("init", "-q")
+    git("add", "params.yaml")
+    git("commit", "-qm", "one")
+    monkeypatch.setenv("TEMPER_RUN", f"dvc-{os.getpid()}-1")  # its driver is gone when it is tracked
+    Path("dvc.lock").write_text("first", "utf-8")
+    commit, params, lock = git("rev-parse", "HEAD"), Path("params.yaml").read_bytes(), sha256_file(Path("dvc.lock"))
+    Recorder("ingest", None, {}).end("FINISHED", {}, [])
+
+    Path("params.yaml").write_bytes(params.replace(b"name: digits", b"name: others"))
+    Path("dvc.lock").write_text("second", "utf-8")
+    git("commit", "-qam", "two")
+    Path("params.yaml").write_bytes(Path("params.yaml").read_bytes() + b"# dirty\n")
+    Recorder("validate", None, {}).end("FINISHED", {}, [])  # later, but of the same pipeline run
+    tracking.drain()
+    parent = only(kind="pipeline")  # looks into the experiment `digits`
+    assert parent.info.status == "FINISHED"
+    tags = {"git.commit": commit, "git.dirty": "false", "dvc_lock.sha256": lock}
+    tags["params.sha256"] = hashlib.sha256(params).hexdigest()
+    assert {name: parent.data.tags[name] for name in tags} == tags
+    copy = tracking.client().download_artifacts(parent.info.run_id, "params.yaml", str(tmp_path))
+    assert Path(copy).read_bytes() == params
+
+
+def test_a_live_driver_closes_with_its_dvc_lock(recorder: Recorder) -> None:
+    recorder.end("FINISHED", {}, [])
+    Path("dvc.lock").write_text("written by the stages", "utf-8")
+    tracking.drain()
+    assert "dvc_lock.sha256" not in only(kind="pipeline").data.tags
+    tracking.close(RUN, "FINISHED")
+    assert only(kind="pipeline").data.tags["dvc_lock.sha256"] == sha256_file(Path("dvc.lock"))
 
 
 def test_a_cell_from_the_cache_names_the_run_that_made_it(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,22 @@ def test_deps_cover_the_code_a_stage_imports(verb: str) -> None:
         assert code <= needed, f"{stage.addressing}: not imported, take out of deps: {sorted(code - needed)}"
 
 
+@pytest.mark.parametrize(
+    ("verb", "members"),
+    [("build", ("families", "tasks", "targets")), ("engine", ("targets",)), ("evaluate", ("tasks",))],
+)
+def test_a_cell_is_made_with_the_code_of_its_stage(verb: str, members: tuple[str, ...]) -> None:
+    """CODE, from which cells are told to be the same, is what dvc.yaml's deps list; members bring nothing more."""
+    code = importlib.import_module(f"components.{verb}").CODE
+    assert len(set(code)) == len(code)
+    assert set(code) == {file_of(module) for module in closure(f"components.{verb}")}
+    assert set(code) == {dep for dep in BODY[verb]["deps"] if dep.endswith(".py") and "$" not in dep}
+    for package in members:
+        for module in graph().find_children(f"components.{package}"):
+            extra = {file_of(m) for m in closure(module)} - {file_of(module), *code}
+            assert not extra, f"{module}: components/{verb}.py must import and name in CODE: {sorted(extra)}"
+
+
 @pytest.mark.parametrize("verb", DAG)
 def test_a_stage_is_stale_when_the_params_it_is_given_change(verb: str) -> None:
     """The sections in a stage's signature are those its dvc.yaml entry lists: not one more, not one less."""

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import TypeAdapter
 
-from components import assemble, params
+from components import assemble, build, graph, host, params, runtime
 from components.data import Spec, read_rows
+from components.errors import DataError, NotMeasured
 from components.families import FAMILIES
 from components.fit import answers
 from components.hashing import sha256_file, sha256_tree
 from components.make import multiply_adds
 from components.model import Context, Model
+from components.parity import check_build
 from components.passes import PASSES
 from components.sources import SOURCES
 from components.targets import TARGETS
 from components.tasks import TASKS
 
-# The smallest useful member of every family: a new family adds its line here and passes everything below.
+# What the tests need of every member: a new one adds its line here and passes everything below.
+
+# The smallest useful model of every family.
 TINY: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [32, 16], "dropout": 0.1},
     "vit": {
@@ -34,6 +46,28 @@ TINY: dict[str, dict[str, Any]] = {
         "dropout": 0.1,
     },
 }
+
+
+def reload_mlp(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    weights, logits = list(load_file(folder / "model.safetensors").values()), pixels.flatten(1)
+    for i in range(len(made.hidden) + 1):
+        bias, weight = sorted(weights[2 * i : 2 * i + 2], key=lambda x: x.ndim)
+        logits = logits @ weight.T + bias
+        logits = torch.nn.functional.gelu(logits) if i < len(made.hidden) else logits
+    return logits
+
+
+def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from transformers import ViTForImageClassification
+
+    logits: torch.Tensor = ViTForImageClassification.from_pretrained(folder).eval()(pixel_values=pixels).logits
+    return logits
+
+
+# Logits of a saved model by plain library calls, without Temper: (folder, preprocessed pixels, params) -> logits.
+RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {"mlp": reload_mlp, "vit": reload_vit}
 FIT = {
     "epochs": 2,
     "batch_size": 32,
@@ -48,6 +82,33 @@ PASS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0},
     "distill": {"temperature": 2.0, "weight": 0.5, "model": {"family": "mlp", "hidden": [8], "dropout": 0.0}},
     "prune": {"ratio": 0.5},
+}
+TARGET: dict[str, dict[str, Any]] = {
+    "onnx_fp32": {},
+    "onnx_int8_dynamic": {"per_channel": True},
+    "onnx_int8_static": {"per_channel": True, "calibration": "minmax", "rows": 32},
+    "tensorrt": {"precision": "fp16", "batch_sizes": [1, 4, 8], "rows": 32},
+}
+PARITY = params.Parity(
+    batch_sizes=[1, 3, 16], rows=48, max_export_difference=1e-3, min_export_agreement=1.0, min_build_agreement=0.8
+)
+
+
+def write_csv(folder: Path, table: pa.Table) -> dict[str, Any]:
+    pc.write_csv(table, folder / "data.csv")
+    return {"path": str(folder / "data.csv"), "delimiter": ","}
+
+
+def write_parquet(folder: Path, table: pa.Table) -> dict[str, Any]:
+    pq.write_table(table, folder / "data.parquet")
+    return {"path": str(folder / "data.parquet")}
+
+
+# Writes a table as a data set of this kind, over the one before; returns its section of params.yaml, without kind.
+SOURCE: dict[str, Callable[[Path, pa.Table], dict[str, Any]]] = {
+    "embedded": lambda folder, table: {"dataset": "digits"},
+    "csv": write_csv,
+    "parquet": write_parquet,
 }
 
 
@@ -163,20 +224,7 @@ def test_pruned_is_dense_smaller_and_reloads_by_plain_library_calls(
 
     raw = {name: torch.from_numpy(x) for name, x in rows.inputs.items()}
     pixels = after.task.preprocess(raw, spec)["pixel_values"]
-    if family == "vit":
-        from transformers import ViTForImageClassification
-
-        plain = ViTForImageClassification.from_pretrained(tmp_path).eval()
-        logits = plain(pixel_values=pixels).logits
-    else:
-        from safetensors.torch import load_file
-
-        weights = list(load_file(tmp_path / "model.safetensors").values())
-        logits = pixels.flatten(1)
-        for i in range(0, len(weights), 2):
-            bias, weight = sorted(weights[i : i + 2], key=lambda x: x.ndim)
-            logits = logits @ weight.T + bias
-            logits = torch.nn.functional.gelu(logits) if i + 2 < len(weights) else logits
+    logits = RELOAD[family](tmp_path, pixels, after.params)
     torch.testing.assert_close(logits, answers(after, rows), rtol=1e-4, atol=1e-4)
 
 
@@ -198,3 +246,104 @@ def test_an_adapter_belongs_to_its_base(family: str, prepared: Path, spec: Spec,
     torch.testing.assert_close(answers(attached, rows), answers(merged, rows), rtol=1e-4, atol=1e-4)
     with pytest.raises(TemperError, match="belongs to weights with sha256"):
         lora.attach(assemble.load(base), tmp_path / "out" / "adapter", "0" * 64)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def exported(
+    request: pytest.FixtureRequest, prepared: Path, spec: Spec, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("export") / "model.onnx"
+    build.export(tiny(request.param, spec), read_rows(prepared, "validation", spec).inputs, out)
+    return out
+
+
+def make_target(kind: str, exported: Path, prepared: Path, out: Path) -> dict[str, Any]:
+    out.mkdir(parents=True)
+    wanted: Any = TypeAdapter(params.Target).validate_python({"kind": kind, **TARGET[kind]})
+    return TARGETS[kind](exported, wanted, graph.context(prepared, 2, out.parent / "cache"), out)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TARGETS if kind != "tensorrt"])
+class TestTarget:
+    def test_it_ships_a_build_that_answers_like_the_export(
+        self, kind: str, exported: Path, prepared: Path, spec: Spec, tmp_path: Path
+    ) -> None:
+        figures = make_target(kind, exported, prepared, tmp_path / "a")
+        json.dumps(figures)  # they go into the cell's record
+        runtime.write_build(tmp_path / "a", kind, "onnxruntime", "model.onnx", runtime.ONNX_SESSION, spec)
+        rows = read_rows(prepared, "test", spec)
+        logits = runtime.open_build(tmp_path / "a", 2).run(rows.inputs)
+        assert logits.shape == (len(rows), len(spec.classes)) and np.isfinite(logits).all()
+        parity = check_build(kind, exported, tmp_path / "a", prepared, PARITY, 2)
+        assert parity["agreement"] >= PARITY.min_build_agreement
+
+    def test_it_is_the_same_twice(self, kind: str, exported: Path, prepared: Path, tmp_path: Path) -> None:
+        for name in "ab":
+            make_target(kind, exported, prepared, tmp_path / name)
+        assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
+
+
+def test_an_engine_is_not_measured_without_a_gpu(exported: Path, prepared: Path, tmp_path: Path) -> None:
+    if host.describe()["gpu"]:
+        pytest.skip("there is a GPU; tests/components/targets/test_tensorrt.py builds on it")
+    with pytest.raises(NotMeasured):
+        make_target("tensorrt", exported, prepared, tmp_path / "a")
+
+
+ROWS = pa.table({"pixel": [0.5, 1.5, 2.5], "label": ["one", "two", "three"]})
+FILES = [kind for kind in SOURCES if kind != "embedded"]  # what comes with a library does not change or break
+
+
+def observe(section: Mapping[str, Any], earlier: Any = None) -> tuple[Any, Any]:
+    """(identity, stats) as components/observe.py asks for them: of plain data, what is kept going through JSON."""
+    identity, stat = SOURCES[section["kind"]].observe(SimpleNamespace(**section), earlier)
+    return json.loads(json.dumps(identity)), json.loads(json.dumps(stat))
+
+
+def source(kind: str, folder: Path, rows: pa.Table = ROWS) -> tuple[Any, dict[str, Any]]:
+    """(params, the same as plain data) of a data set that is written now."""
+    typed: Any = TypeAdapter(params.Source).validate_python({"kind": kind, **SOURCE[kind](folder, rows)})
+    return typed, typed.model_dump(mode="json", by_alias=True)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+class TestSource:
+    def test_what_was_observed_stays_while_the_data_do(self, kind: str, tmp_path: Path) -> None:
+        typed, section = source(kind, tmp_path)
+        identity, stat = observe(section)
+        assert observe(section, stat) == observe(section) == (identity, stat)
+        assert json.loads(json.dumps(SOURCES[kind].observe(typed, None)[0])) == identity  # as ingest compares it
+
+    def test_read_twice_it_is_the_same_table(self, kind: str, tmp_path: Path) -> None:
+        typed, _ = source(kind, tmp_path)
+        table = SOURCES[kind].read(typed)
+        assert len(table) > 0 and table.equals(SOURCES[kind].read(typed), check_metadata=True)
+
+
+@pytest.mark.parametrize("kind", FILES)
+class TestFile:
+    def test_what_was_observed_changes_with_the_bytes_only(self, kind: str, tmp_path: Path) -> None:
+        _, section = source(kind, tmp_path)
+        identity, stat = observe(section)
+        os.utime(section["path"], (1, 1))
+        assert observe(section, stat)[0] == identity
+        source(kind, tmp_path, ROWS.slice(1))
+        assert observe(section, stat)[0] != identity and observe(section, stat)[0] == observe(section)[0]
+
+    def test_its_rows_are_those_of_the_file(self, kind: str, tmp_path: Path) -> None:
+        assert SOURCES[kind].read(source(kind, tmp_path)[0]).to_pydict() == ROWS.to_pydict()
+
+    @pytest.mark.parametrize("left", [0, -3])  # nothing, or all but the end of the last row
+    def test_an_empty_and_a_truncated_file_are_refused(self, kind: str, left: int, tmp_path: Path) -> None:
+        typed, section = source(kind, tmp_path)
+        path = Path(section["path"])
+        path.write_bytes(path.read_bytes()[:left])
+        with pytest.raises(DataError, match=path.name):
+            SOURCES[kind].read(typed)
+
+    def test_an_absent_file_is_refused(self, kind: str, tmp_path: Path) -> None:
+        typed, section = source(kind, tmp_path)
+        Path(section["path"]).unlink()
+        for call in (lambda: observe(section), lambda: SOURCES[kind].read(typed)):
+            with pytest.raises(DataError, match=Path(section["path"]).name):
+                call()
