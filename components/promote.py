@@ -20,7 +20,7 @@ from typing import Any
 
 from components import failures, record, registry, tracking
 from components.errors import TemperError
-from components.hashing import sha256_tree
+from components.hashing import fingerprint, sha256_tree
 
 log = logging.getLogger("temper")
 
@@ -63,6 +63,22 @@ def only_records() -> str | None:
     return "dry run" if os.environ.get("TEMPER_DRY_RUN") else None
 
 
+EXPERIMENT = Path(".temper/experiment.json")  # the last experiment's name and decision
+
+
+def _of_experiment(decision: Mapping[str, Any]) -> str | None:
+    """`dvc exp run` leaves its results in the workspace: the run after it must not promote them unasked."""
+    if not EXPERIMENT.exists():
+        return None
+    last = json.loads(EXPERIMENT.read_text("utf-8"))
+    if last["decision"] != fingerprint(decision):
+        return None
+    return (
+        f"nothing was moved: this decision is that of {last['name']}, whose results are in this workspace; "
+        f"`temper promote` promotes it, `git restore params.yaml` and a run bring back what was"
+    )
+
+
 def apply(
     name: str,
     decision: Mapping[str, Any],
@@ -72,8 +88,11 @@ def apply(
     data: Path,
     dry_run: bool = False,
     again: bool = False,
+    by_hand: bool = False,
 ) -> str:
-    """Do what the decision says; returns what was done, in one line. `again` promotes even what was rolled back.
+    """Do what the decision says; returns what was done, in one line.
+
+    `again` promotes even what was rolled back, `by_hand` even what an experiment left in the workspace.
 
     Raises TemperError if the champion is not the one that the decision was made against.
     """
@@ -90,9 +109,14 @@ def apply(
         return done
     only = "dry run" if dry_run else only_records()
     if only:
+        if not dry_run:
+            EXPERIMENT.parent.mkdir(parents=True, exist_ok=True)
+            EXPERIMENT.write_text(json.dumps({"name": only, "decision": fingerprint(decision)}) + "\n", "utf-8")
         return (
             f"{only}: would make {winner['cell']} ({winner['digest'][:12]}) the champion of {name}; nothing was moved"
         )
+    if not by_hand and (left := _of_experiment(decision)):
+        return left
     with tracking.lock("registry"):
         _finish_journal()
         # Asked again: another workspace may have promoted while this one waited.

@@ -24,7 +24,15 @@ def promote(dry_run: bool, again: bool) -> None:
     work = Path("work")
     with driver_lock():  # a run would replace under our hands what is being registered
         said = stage.apply(
-            name, decision, work / "builds", work / "engines", work / "matrix", work / "data/prepared", dry_run, again
+            name,
+            decision,
+            work / "builds",
+            work / "engines",
+            work / "matrix",
+            work / "data/prepared",
+            dry_run=dry_run,
+            again=again,
+            by_hand=True,
         )
     console = Console()
     if dry_run:

@@ -152,13 +152,23 @@ def test_the_readme_tells_the_truth(plain: Workspace, command: str) -> None:
         plain("dvc", "checkout", "-q")
 
 
-def test_an_experiment_never_moves_the_registry(plain: Workspace) -> None:
+def test_an_experiment_never_moves_the_registry_nor_does_the_run_after_it(plain: Workspace) -> None:
+    """Every build is another, and the results stay in the workspace: only `temper promote` may promote them."""
     before = plain.registry()
-    plain("dvc", "exp", "run", "-S", "variants.pruned.ratio=0.7", "--name", "sparser")
+    said = plain("dvc", "exp", "run", "-S", "seed=1", "--name", "reseeded")
+    winner = plain.read("work/decision/decision.json")["winner"]["cell"]
+    assert f"would make {winner}" in said
     assert plain.registry() == before
     shown = json.loads(plain("dvc", "exp", "show", "--json").splitlines()[-1] or "[]")
-    assert "sparser" in json.dumps(shown)
-    assert "variants.pruned.ratio" in plain("dvc", "params", "diff")
+    assert "reseeded" in json.dumps(shown)
+    assert "seed" in plain("dvc", "params", "diff")
+
+    for command in (("temper", "run"), ("dvc", "repro")):
+        said = " ".join(plain(*command).split())
+        assert "that of experiment reseeded" in said and "temper promote" in said
+        assert plain.registry() == before
+    plain("temper", "promote")
+    assert plain.registry() == (before[0] + 1, before[0] + 1)
     plain("git", "checkout", "-q", ".")
     plain("dvc", "checkout", "-q")
 
