@@ -39,7 +39,9 @@ def accuracy_lines(row: Row, reference: str) -> tuple[str, str]:
     if row["accuracy"] is None:
         return "", ""
     first = f"{row['accuracy'] * 100:.1f} %"
-    if row["accuracy_difference"] is None or row.get("cell") == reference:
+    if row.get("cell") == reference:
+        return first, "the reference"
+    if row["accuracy_difference"] is None:
         return first, ""
     difference, low, high = (row[f"accuracy_{key}"] * 100 for key in ("difference", "low", "high"))
     needed = f"\nneeds {row['rows_needed']:,} rows" if row["rows_needed"] else ""
@@ -111,17 +113,18 @@ def mark(row: Row, matrix: Mapping[str, Any], decision: Mapping[str, Any] | None
         return f"★ champion, version {champion['version']}", "bold green"
     if winner and winner["cell"] == row["cell"]:
         return "★ chosen", "bold green"
-    words = ["reference"] if row["cell"] == matrix["reference"] else []
-    words += standing(row["cell"], decision or {})
-    return ", ".join(words), "dim"
+    return standing(row["cell"], decision or {}), "dim"
 
 
-def standing(cell: str, decision: Mapping[str, Any]) -> list[str]:
+def standing(cell: str, decision: Mapping[str, Any]) -> str:
     """Why a cell with a better figure may not be the chosen one; the decision's own words tell the rest."""
     if cell in decision.get("level", []):
-        return ["level"]
+        return "level"
     broken = decision.get("cells", {}).get(cell, {}).get("misses", [])
-    return [f"misses {broken[0]}" if broken[0] != "status" else "not eligible"] if broken else []
+    if not broken:
+        return ""
+    # "misses margin" for policy.margin: a wider column would break the intervals' lines at 120 columns.
+    return "not eligible" if broken[0] == "status" else f"misses {broken[0].rpartition('.')[2]}"
 
 
 def two(first: str, second: str, style: str = "") -> Text:
