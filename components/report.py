@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.proof import SAME_SPEED
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -20,7 +22,7 @@ LOUD = 0.1  # noise from which a reader should know that the machine was not qui
 HOW_TO_READ = (
     "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
     "and verdict against a margin of {margin:g} points. Latency: median over {rounds} interleaved rounds; how many "
-    "times as fast as {reference}, with its {confidence:.0%} interval."
+    "times as fast as {reference}, with its {confidence:.0%} interval; within {same:.0%} it reads same."
 )
 
 
@@ -31,6 +33,7 @@ def reading(matrix: Mapping[str, Any]) -> str:
         confidence=matrix["confidence"],
         margin=matrix["margin"] * 100,
         rounds=matrix["rounds"],
+        same=SAME_SPEED,
     )
 
 
