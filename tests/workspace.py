@@ -72,7 +72,9 @@ class Workspace:
         self("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "state")
 
     def __call__(self, *command: str, code: int | None = 0, **environment: str) -> str:
-        known = {key: value for key, value in os.environ.items() if not key.startswith(("TEMPER_", "PREFECT_"))}
+        # MLflow leaves the store of whoever used it last in the environment of the process that runs the tests.
+        ours = ("TEMPER_", "PREFECT_", "MLFLOW_", "_MLFLOW_", "DVC_")
+        known = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         done = subprocess.run(
             command,
             cwd=self.folder,
