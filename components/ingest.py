@@ -19,17 +19,19 @@ def run(source: Source, observed: Path, out: Path) -> dict[str, int]:
 
     member = SOURCES[source.kind]
     earlier = json.loads(observed.read_text("utf-8"))
-    table = member.read(source)
+    path, rows = out / "data.parquet", 0
+    with member.read(source) as reader, pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch, ROW_GROUP)
+            rows += len(batch)
     identity, _ = member.observe(source, None)
     if identity != earlier:
         raise DataError(f"source: the {source.kind} data changed while they were read; run again")
-    path = out / "data.parquet"
-    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
     manifest = {
         "source": identity,
-        "rows": len(table),
-        "columns": {field.name: str(field.type) for field in table.schema},
+        "rows": rows,
+        "columns": {field.name: str(field.type) for field in reader.schema},
         "sha256": sha256_file(path),
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    return {"rows": len(table), "columns": len(table.schema), "bytes": path.stat().st_size}
+    return {"rows": rows, "columns": len(reader.schema), "bytes": path.stat().st_size}

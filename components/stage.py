@@ -87,8 +87,8 @@ def follow_run() -> None:
 
 def plain_params() -> dict[str, Any]:
     """params.yaml as plain data, checked: for stages that always run, since typed params take longer than they do."""
-    path, rules = Path("params.yaml"), Path(__file__).with_name("params.py")
-    known = f"{sha256_file(path) if path.exists() else None} {sha256_file(rules)}"
+    path, rules = Path("params.yaml"), sorted(Path(__file__).with_name("params").glob("*.py"))
+    known = " ".join([sha256_file(path) if path.exists() else "none", *map(sha256_file, rules)])
     if CHECKED.exists():
         checked = json.loads(CHECKED.read_text("utf-8"))
         if checked["of"] == known:

@@ -21,8 +21,9 @@ class Source(Protocol):
         """
         ...
 
-    def read(self, params: Any) -> pa.Table:
-        """All rows, in the source's order. Raises DataError for what cannot be read whole."""
+    def read(self, params: Any) -> pa.RecordBatchReader:
+        """All rows, in the source's order, a batch at a time; the reader or its batches raise DataError for what
+        cannot be read whole."""
         ...
 
 

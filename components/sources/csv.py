@@ -90,7 +90,7 @@ def _lines(path: Path, texts: list[str]) -> list[int]:
     return found
 
 
-def read(params: Csv) -> pa.Table:
+def read(params: Csv) -> pa.RecordBatchReader:
     """Columns of whole numbers, numbers or text (true and false stay text); an empty unquoted field is null."""
     import pyarrow as pa
     import pyarrow.csv as pc
@@ -136,7 +136,7 @@ def read(params: Csv) -> pa.Table:
         raise DataError(f"{where}: the header has columns without a name, or twice the same: {wrong[:5]}")
     if len(table) == 0:
         raise DataError(f"{where}: has a header but no rows; check what writes it")
-    return table
+    return table.to_reader()
 
 
 def _ends_with(path: Path, text: str) -> bool:

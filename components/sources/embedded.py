@@ -38,11 +38,12 @@ def observe(params: Embedded, earlier: Mapping[str, Any] | None) -> tuple[dict[s
     return identity, {}
 
 
-def read(params: Embedded) -> pa.Table:
+def read(params: Embedded) -> pa.RecordBatchReader:
     """Columns pixel_0, pixel_1, ... (float64, row by row) and target (the class's name)."""
     import pyarrow as pa
     from sklearn.datasets import load_digits
 
     data = load_digits()
     columns = {f"pixel_{i}": pa.array(pixel) for i, pixel in enumerate(data.data.T.copy())}
-    return pa.table({**columns, "target": pa.array([str(data.target_names[label]) for label in data.target])})
+    target = pa.array([str(data.target_names[label]) for label in data.target])
+    return pa.table({**columns, "target": target}).to_reader()

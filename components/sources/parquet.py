@@ -25,7 +25,7 @@ def observe(params: Parquet, earlier: Mapping[str, Any] | None) -> tuple[dict[st
     return {"kind": params.kind, "path": params.path, "sha256": sha256}, stat
 
 
-def read(params: Parquet) -> pa.Table:
+def read(params: Parquet) -> pa.RecordBatchReader:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -44,4 +44,4 @@ def read(params: Parquet) -> pa.Table:
         raise DataError(f"{where}: columns appear more than once: {twice[:5]}; rename or drop them")
     if len(table) == 0:
         raise DataError(f"{where}: has columns but no rows; check what writes it")
-    return table.replace_schema_metadata(None)
+    return table.replace_schema_metadata(None).to_reader()

@@ -87,7 +87,8 @@ def closure(start: str) -> set[str]:
     todo = [start]
     while todo:
         module = todo.pop()
-        if module in seen or module in EXEMPT or not module.startswith("components."):
+        exempt = module in EXEMPT or module.startswith("components.params.")
+        if module in seen or exempt or not module.startswith("components."):
             continue
         seen.add(module)
         todo.extend(graph().find_modules_directly_imported_by(module))

@@ -316,8 +316,8 @@ class TestSource:
 
     def test_read_twice_it_is_the_same_table(self, kind: str, tmp_path: Path) -> None:
         typed, _ = source(kind, tmp_path)
-        table = SOURCES[kind].read(typed)
-        assert len(table) > 0 and table.equals(SOURCES[kind].read(typed), check_metadata=True)
+        table = SOURCES[kind].read(typed).read_all()
+        assert len(table) > 0 and table.equals(SOURCES[kind].read(typed).read_all(), check_metadata=True)
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -331,7 +331,7 @@ class TestFile:
         assert observe(section, stat)[0] != identity and observe(section, stat)[0] == observe(section)[0]
 
     def test_its_rows_are_those_of_the_file(self, kind: str, tmp_path: Path) -> None:
-        assert SOURCES[kind].read(source(kind, tmp_path)[0]).to_pydict() == ROWS.to_pydict()
+        assert SOURCES[kind].read(source(kind, tmp_path)[0]).read_all().to_pydict() == ROWS.to_pydict()
 
     @pytest.mark.parametrize("left", [0, -3])  # nothing, or all but the end of the last row
     def test_an_empty_and_a_truncated_file_are_refused(self, kind: str, left: int, tmp_path: Path) -> None:
@@ -339,11 +339,11 @@ class TestFile:
         path = Path(section["path"])
         path.write_bytes(path.read_bytes()[:left])
         with pytest.raises(DataError, match=path.name):
-            SOURCES[kind].read(typed)
+            SOURCES[kind].read(typed).read_all()
 
     def test_an_absent_file_is_refused(self, kind: str, tmp_path: Path) -> None:
         typed, section = source(kind, tmp_path)
         Path(section["path"]).unlink()
-        for call in (lambda: observe(section), lambda: SOURCES[kind].read(typed)):
+        for call in (lambda: observe(section), lambda: SOURCES[kind].read(typed).read_all()):
             with pytest.raises(DataError, match=Path(section["path"]).name):
                 call()

@@ -40,7 +40,7 @@ def source(path: Path, data: bytes, delimiter: str = ",") -> Csv:
 )
 def test_what_cannot_be_read_whole_is_refused(tmp_path: Path, data: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
-        csv.read(source(tmp_path / "data.csv", data))
+        csv.read(source(tmp_path / "data.csv", data)).read_all()
     assert "data.csv" in str(caught.value)
 
 
@@ -55,14 +55,14 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_marks_and_line_ends_do_not_matter(tmp_path: Path, mark: str, end: str) -> None:
     data = mark + end.join(["a,b", "1,x", "2.5,", ',"y ""z"""']) + end
-    assert csv.read(source(tmp_path / "data.csv", data.encode())).to_pydict() == {
+    assert csv.read(source(tmp_path / "data.csv", data.encode())).read_all().to_pydict() == {
         "a": [1.0, 2.5, None],
         "b": ["x", None, 'y "z"'],
     }
 
 
 def test_text_that_looks_special_stays_text(tmp_path: Path) -> None:
-    table = csv.read(source(tmp_path / "data.csv", b'a;b\nTrue;5" tall\nNA;x\n', ";"))
+    table = csv.read(source(tmp_path / "data.csv", b'a;b\nTrue;5" tall\nNA;x\n', ";")).read_all()
     assert table.to_pydict() == {"a": ["True", "NA"], "b": ['5" tall', "x"]}
 
 
@@ -81,4 +81,4 @@ def test_a_touched_file_keeps_its_identity_and_is_hashed_again_only_then(tmp_pat
 @given(data=st.binary(max_size=60) | st.text(alphabet='a1,"\n\r \0é', max_size=40).map(str.encode))
 def test_any_bytes_give_rows_or_a_data_error(tmp_path: Path, data: bytes) -> None:
     with contextlib.suppress(DataError):
-        assert len(csv.read(source(tmp_path / "data.csv", data))) > 0
+        assert len(csv.read(source(tmp_path / "data.csv", data)).read_all()) > 0

@@ -8,7 +8,7 @@ DIGITS = Embedded(kind="embedded", dataset="digits")
 
 
 def test_digits_are_1797_images_with_named_classes() -> None:
-    table = embedded.read(DIGITS)
+    table = embedded.read(DIGITS).read_all()
     assert table.column_names == [*(f"pixel_{i}" for i in range(64)), "target"]
     assert len(table) == 1797 and set(table["target"].to_pylist()) == set("0123456789")
     assert table["pixel_2"][0].as_py() == 5.0 and table["target"][0].as_py() == "0"

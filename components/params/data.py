@@ -1,0 +1,97 @@
+"""source, task, validate, prepare: where the rows come from, what is asked of them, what must hold."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from components.params.section import Bounded, Count, FilePath, OpenShare, Section, Share, Text
+
+# --- source: where the rows come from ------------------------------------------------------------
+
+
+class Embedded(Section):
+    """A data set that a library ships: nothing is downloaded."""
+
+    kind: Literal["embedded"]
+    dataset: Literal["digits"]
+
+
+class Csv(Section):
+    kind: Literal["csv"]
+    path: FilePath
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)]
+
+
+class Parquet(Section):
+    kind: Literal["parquet"]
+    path: FilePath
+
+
+Source = Annotated[Embedded | Csv | Parquet, Field(discriminator="kind")]
+
+# --- task: what is asked --------------------------------------------------------------------------
+
+
+class ImageColumns(Section):
+    """`image` is one list column or, with a `*`, one column a pixel in file order; `key` may be null."""
+
+    image: Text
+    label: Text
+    key: Text | None
+
+
+class ImageClassification(Section):
+    kind: Literal["image_classification"]
+    columns: ImageColumns
+    shape: Annotated[list[Count], Field(min_length=2, max_length=3)]  # height, width[, channels]
+    range: Annotated[list[Bounded], Field(min_length=2, max_length=2)]  # least and greatest raw pixel value
+    classes: Annotated[list[Text], Field(min_length=2, max_length=100_000)]
+
+    @model_validator(mode="after")
+    def _sane(self) -> ImageClassification:
+        if self.range[0] >= self.range[1]:
+            raise ValueError(f"range must rise, got {self.range}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must differ from each other")
+        return self
+
+
+Task = ImageClassification  # becomes a union on `kind` with the second task
+
+# --- validate, prepare ----------------------------------------------------------------------------
+
+
+class Expectation(Section):
+    """A Great Expectations expectation by its snake_case name; `stop` ends the run, `quarantine` sets rows aside."""
+
+    expect: Annotated[str, Field(pattern=r"^expect_[a-z0-9_]+$")]
+    severity: Literal["stop", "quarantine"]
+    arguments: dict[str, Any]
+
+
+class Validate(Section):
+    min_rows: Count
+    max_quarantined_share: Share
+    max_duplicate_share: Share
+    expectations: list[Expectation]
+
+
+class Split(Section):
+    train: OpenShare
+    validation: OpenShare
+    calibration: OpenShare
+    test: OpenShare
+
+    @model_validator(mode="after")
+    def _whole(self) -> Split:
+        total = self.train + self.validation + self.calibration + self.test
+        if not math.isclose(total, 1, abs_tol=1e-6):
+            raise ValueError(f"shares must add up to 1, got {total:.6g}")
+        return self
+
+
+class Prepare(Section):
+    split: Split

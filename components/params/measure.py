@@ -1,0 +1,44 @@
+"""parity, benchmark, compare, policy: what is measured, and what a cell must show."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.params.section import Count, OpenShare, Positive, Section, Share
+
+
+class Parity(Section):
+    batch_sizes: Annotated[list[Count], Field(min_length=1)]
+    rows: Count  # real rows per batch size
+    max_export_difference: Positive  # largest logit difference torch to ONNX
+    min_export_agreement: Share  # top-1 answers torch to ONNX
+    min_build_agreement: Share  # top-1 answers ONNX to a quantized build
+
+
+class Benchmark(Section):
+    batch_sizes: Annotated[list[Count], Field(min_length=1)]
+    rounds: Annotated[int, Field(ge=5, le=100_000)]
+    warmup: Annotated[int, Field(ge=1, le=100_000)]
+    seconds_per_round: Positive  # for all cells of one batch size together
+
+
+class Compare(Section):
+    confidence: OpenShare
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)]
+
+
+class Bounds(Section):
+    """What a cell may cost at most; null is no bound."""
+
+    latency_ms: Positive | None
+    size_mb: Positive | None
+
+
+class Policy(Section):
+    metric: Literal["accuracy"]
+    margin: Share  # a cell may be worse than the best and than the champion by at most this
+    batch_size: Count  # at which latency is bounded and minimised
+    bounds: Bounds
+    objective: Literal["latency_ms", "size_mb", "accuracy"]

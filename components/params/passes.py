@@ -1,0 +1,55 @@
+"""An entry of `variants`: a pass, model to model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from components.params.families import Family
+from components.params.fit import Fit
+from components.params.section import Name, OpenShare, Positive, Section, Share
+
+
+class Pass(Section):
+    """What every variant has: the variant it starts from. `init` is the root."""
+
+    parent: Name = Field(alias="from")
+
+
+class Train(Pass):
+    kind: Literal["train"] = Field(alias="pass")
+    fit: Fit
+
+
+class Lora(Pass):
+    kind: Literal["lora"] = Field(alias="pass")
+    rank: Annotated[int, Field(ge=1, le=4096)]
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    fit: Fit
+
+
+class Distill(Pass):
+    """The parent teaches a student that has a model section of its own."""
+
+    kind: Literal["distill"] = Field(alias="pass")
+    temperature: Annotated[float, Field(gt=0, le=1000)]
+    weight: Share  # of the soft targets; the rest goes to the labels
+    model: Family
+    fit: Fit
+
+
+class Prune(Pass):
+    kind: Literal["prune"] = Field(alias="pass")
+    ratio: OpenShare  # of the channels of every prunable layer
+    fit: Fit  # recovery training
+
+
+Variant = Annotated[Train | Lora | Distill | Prune, Field(discriminator="kind")]
+
+
+def check_variant(raw: object) -> Variant:
+    """One entry of `variants` by itself."""
+    made: Variant = TypeAdapter(Variant).validate_python(raw)
+    return made
