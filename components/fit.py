@@ -16,7 +16,7 @@ from components.data import Rows
 from components.errors import TrainingError
 from components.hashing import sha256_file
 from components.model import Context, Model
-from components.params import AdamW, Fit, Schedule, Sgd
+from components.params import Fit, Loss, Optimizer, Schedule, unsmoothed
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +38,9 @@ class Batch:
 Objective = Callable[[Batch], "Tensor"]
 
 
-def supervised(model: Model, label_smoothing: float) -> Objective:
+def supervised(model: Model, params: Fit) -> Objective:
     """The task's own loss on the labels."""
-    return lambda batch: model.task.loss(model.logits(batch.inputs), batch.labels, label_smoothing)
+    return lambda batch: model.task.loss(model.logits(batch.inputs), batch.labels, params.loss)
 
 
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
@@ -54,7 +54,18 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     return 1 - done if schedule.kind == "linear" else 1.0
 
 
-def _optimizer(params: AdamW | Sgd, trained: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+# Params to the optimizer and what it takes besides the learning rate and the groups' weight decay.
+OPTIMIZERS: dict[str, Callable[[Any], tuple[str, dict[str, Any]]]] = {
+    "adamw": lambda params: ("AdamW", {}),
+    "adam": lambda params: ("Adam", {}),
+    "sgd": lambda params: ("SGD", {"momentum": params.momentum}),
+    "nag": lambda params: ("SGD", {"momentum": params.momentum, "nesterov": True}),
+    "rmsprop": lambda params: ("RMSprop", {"momentum": params.momentum, "alpha": params.alpha}),
+    "adagrad": lambda params: ("Adagrad", {}),
+}
+
+
+def _optimizer(params: Optimizer, trained: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Weight decay is for matrices only: biases and normalisation scales stay out of it."""
     import torch
 
@@ -62,9 +73,9 @@ def _optimizer(params: AdamW | Sgd, trained: list[torch.nn.Parameter]) -> torch.
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": params.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    if isinstance(params, AdamW):
-        return torch.optim.AdamW(groups, lr=params.lr)
-    return torch.optim.SGD(groups, lr=params.lr, momentum=params.momentum)
+    name, arguments = OPTIMIZERS[params.kind](params)
+    made: torch.optim.Optimizer = getattr(torch.optim, name)(groups, lr=params.lr, **arguments)
+    return made
 
 
 def _tensors(rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
@@ -89,13 +100,13 @@ def answers(model: Model, rows: Rows, batch_size: int = 256) -> Tensor:
     return torch.cat(parts)
 
 
-def measure(model: Model, rows: Rows) -> dict[str, float]:
-    """Loss and the task's metrics on these rows."""
+def measure(model: Model, rows: Rows, loss: Loss) -> dict[str, float]:
+    """Loss, without label smoothing, and the task's metrics on these rows."""
     import torch
 
     logits = answers(model, rows)
-    loss = model.task.loss(logits, torch.from_numpy(rows.labels), 0.0)
-    return {"loss": float(loss), **model.task.metrics(logits.numpy(), rows.labels)}
+    value = model.task.loss(logits, torch.from_numpy(rows.labels), unsmoothed(loss))
+    return {"loss": float(value), **model.task.metrics(logits.numpy(), rows.labels)}
 
 
 def fit(model: Model, params: Fit, context: Context, objective: Objective) -> None:
@@ -150,7 +161,7 @@ def fit(model: Model, params: Fit, context: Context, objective: Objective) -> No
                 f"training diverged: the loss is {mean:.3g} in epoch {epoch} and was {progress['first_loss']:.3g} "
                 f"in the first step; lower fit.optimizer.lr ({params.optimizer.lr})"
             )
-        seen = measure(model, validation)
+        seen = measure(model, validation, params.loss)
         context.log(
             {
                 "loss": mean,

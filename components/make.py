@@ -48,7 +48,7 @@ def run(
     model, figures = PASSES[variant.kind](start, variant, context)
     assemble.save(model, out)
     return {
-        **{f"validation_{name}": value for name, value in measure(model, rows("validation")).items()},
+        **{f"validation_{name}": value for name, value in measure(model, rows("validation"), variant.fit.loss).items()},
         "parameters": model.parameters(),
         "multiply_adds": multiply_adds(model, rows("validation").head(1)),
         **figures,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from components.data import Rows, Spec
 from components.params import Family as FamilyParams
+from components.params import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,7 +48,9 @@ class Task(Protocol):
         """Raw inputs to what a family takes; traced into the exported graph."""
         ...
 
-    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor: ...
+    def loss(self, logits: Tensor, labels: Tensor, params: Loss) -> Tensor:
+        """Mean over the batch; labels are class numbers (batch,) or probabilities (batch, classes)."""
+        ...
 
     def metrics(self, logits: Any, labels: Any) -> dict[str, float]: ...
 

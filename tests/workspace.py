@@ -22,7 +22,7 @@ FIT = {
     "batch_size": 32,
     "optimizer": {"kind": "adamw", "lr": 0.003, "weight_decay": 0.01},
     "schedule": {"kind": "cosine", "warmup_share": 0.1},
-    "label_smoothing": 0.0,
+    "loss": {"kind": "cross_entropy", "label_smoothing": 0.0},
     "clip_norm": 1.0,
     "patience": 5,
 }

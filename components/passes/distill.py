@@ -20,7 +20,7 @@ def run(model: Model, params: Distill, context: Context) -> tuple[Model, dict[st
 
     student = context.create(params.model)
     taught = log_softmax(answers(model, context.rows("train")) / params.temperature, dim=1)
-    labelled = supervised(student, params.fit.label_smoothing)
+    labelled = supervised(student, params.fit)
 
     def objective(batch: Batch) -> Tensor:
         said = log_softmax(student.logits(batch.inputs) / params.temperature, dim=1)

@@ -27,7 +27,7 @@ def run(model: Model, params: Lora, context: Context) -> tuple[Model, dict[str, 
     adapted = replace(model, module=get_peft_model(model.module, config))
     trained = sum(p.numel() for p in adapted.module.parameters() if p.requires_grad)
     share = trained / adapted.parameters()
-    fit(adapted, params.fit, context, supervised(adapted, params.fit.label_smoothing))
+    fit(adapted, params.fit, context, supervised(adapted, params.fit))
     _save(adapted, context)
     merged = replace(model, module=adapted.module.merge_and_unload(safe_merge=True))  # type: ignore[operator]
     return merged, {"trained_parameters": trained, "trained_share": share}

@@ -26,8 +26,8 @@ def run(model: Model, params: Prune, context: Context) -> tuple[Model, dict[str,
     model = _cut(model, params.ratio, one)
     for parameter in model.module.parameters():
         parameter.requires_grad_(True)
-    cut = measure(model, context.rows("validation"))
-    fit(model, params.fit, context, supervised(model, params.fit.label_smoothing))
+    cut = measure(model, context.rows("validation"), params.fit.loss)
+    fit(model, params.fit, context, supervised(model, params.fit))
     return model, {
         "parameters_kept": model.parameters() / before,
         "validation_accuracy_before_recovery": cut["accuracy"],

@@ -12,7 +12,7 @@ import numpy as np
 
 from components.data import Spec
 from components.errors import DataError
-from components.params import Expectation, ImageClassification
+from components.params import Expectation, ImageClassification, Loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,10 +40,22 @@ def preprocess(inputs: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
     return {"pixel_values": (image - mean) / std}
 
 
-def loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    from torch.nn.functional import cross_entropy
+def loss(logits: Tensor, labels: Tensor, params: Loss) -> Tensor:
+    """Mean over the batch; labels are class numbers (batch,) or probabilities (batch, classes).
 
-    return cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    mse and huber are the logits' distance from the labels' probabilities, mean over the classes too, without a
+    softmax, as in Hui & Belkin (arXiv 2006.07322); such logits are no log-probabilities.
+    """
+    from torch.nn import functional
+
+    if params.kind == "cross_entropy":
+        return functional.cross_entropy(logits, labels, label_smoothing=params.label_smoothing)
+    if params.kind == "weighted":
+        return sum((term.weight * loss(logits, labels, term.loss) for term in params.terms), logits.new_zeros(()))
+    wanted = (functional.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels).to(logits.dtype)
+    if params.kind == "mse":
+        return functional.mse_loss(logits, wanted)
+    return functional.huber_loss(logits, wanted, delta=params.delta)
 
 
 def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -13,7 +13,7 @@ from components.data import Spec, read_rows
 from components.errors import TrainingError
 from components.fit import answers, learning_rate, supervised
 from components.model import Context, Model
-from components.params import AdamW, Fit, Mlp, Schedule, Sgd
+from components.params import AdamW, CrossEntropy, Fit, Mlp, Schedule, Sgd
 
 
 def fit_params(**changes: Any) -> Fit:
@@ -22,7 +22,7 @@ def fit_params(**changes: Any) -> Fit:
         "batch_size": 32,
         "optimizer": AdamW(kind="adamw", lr=0.003, weight_decay=0.01),
         "schedule": Schedule(kind="cosine", warmup_share=0.1),
-        "label_smoothing": 0.0,
+        "loss": CrossEntropy(kind="cross_entropy", label_smoothing=0.0),
         "clip_norm": 1.0,
         "patience": 50,
     }
@@ -50,7 +50,7 @@ class Run:
         self.logged.append({"epoch": step, **metrics})
 
     def fit(self, params: Fit) -> Run:
-        fit.fit(self.model, params, self.context, supervised(self.model, params.label_smoothing))
+        fit.fit(self.model, params, self.context, supervised(self.model, params))
         return self
 
 
@@ -65,7 +65,7 @@ def run(prepared: Path, spec: Spec, tmp_path: Path) -> Run:
 )
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
 def test_it_learns(run: Run, optimizer: AdamW | Sgd, kind: Any) -> None:
-    run.fit(fit_params(optimizer=optimizer, schedule=Schedule(kind=kind, warmup_share=0.2), label_smoothing=0.1))
+    run.fit(fit_params(optimizer=optimizer, schedule=Schedule(kind=kind, warmup_share=0.2)))
     assert run.logged[-1]["validation_accuracy"] > 0.7
     assert run.logged[-1]["loss"] < run.logged[0]["loss"]
 
@@ -114,7 +114,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(run: Run, monkeypatch:
     losses = [row["validation_loss"] for row in run.logged]
     assert len(losses) < 60
     assert losses.index(min(losses)) == len(losses) - 3
-    kept = fit.measure(run.model, run.context.rows("validation"))["loss"]
+    kept = fit.measure(run.model, run.context.rows("validation"), fit_params().loss)["loss"]
     assert kept == pytest.approx(min(losses), abs=1e-6)
 
 
