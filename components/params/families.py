@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from components.params.section import Count, Section
 
@@ -13,6 +13,25 @@ class Mlp(Section):
     family: Literal["mlp"]
     hidden: Annotated[list[Count], Field(min_length=1, max_length=64)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Resnet(Section):
+    """`inner_widths`, one a block, are for a network that was pruned; left out, blocks are as wide as their stage."""
+
+    family: Literal["resnet"]
+    stem: Literal["cifar", "imagenet"]  # 3x3, or 7x7 and a pooling that leave a quarter of the height and width
+    widths: Annotated[list[Count], Field(min_length=1, max_length=8)]  # of the stages
+    blocks: Annotated[list[Count], Field(min_length=1, max_length=8)]  # in each stage
+    inner_widths: list[list[Count]] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # before the classifier
+
+    @model_validator(mode="after")
+    def _stages(self) -> Resnet:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"widths and blocks must have an entry a stage each, got {self.widths} and {self.blocks}")
+        if self.inner_widths is not None and [len(stage) for stage in self.inner_widths] != self.blocks:
+            raise ValueError(f"inner_widths must have an entry a block, as blocks {self.blocks} counts them")
+        return self
 
 
 class Vit(Section):
@@ -26,7 +45,7 @@ class Vit(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-Family = Annotated[Mlp | Vit, Field(discriminator="family")]
+Family = Annotated[Mlp | Resnet | Vit, Field(discriminator="family")]
 
 
 class Init(Section):

@@ -36,6 +36,7 @@ from components.tasks import TASKS
 # The smallest useful model of every family.
 TINY: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [32, 16], "dropout": 0.1},
+    "resnet": {"stem": "cifar", "widths": [8, 16], "blocks": [1, 2], "dropout": 0.1},
     "vit": {
         "patch_size": 4,
         "hidden_size": 16,
@@ -59,6 +60,27 @@ def reload_mlp(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     return logits
 
 
+def reload_resnet(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from safetensors.torch import load_file
+    from torch.nn.functional import batch_norm, conv2d, linear, relu
+
+    weights = load_file(folder / "model.safetensors")
+
+    def convolution(x: torch.Tensor, at: str, number: int, stride: int = 1) -> torch.Tensor:
+        kernel, norm = weights[f"{at}.{number}.weight"], f"{at}.{number + 1}."
+        x = conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        mean, var = weights[f"{norm}running_mean"], weights[f"{norm}running_var"]
+        return batch_norm(x, mean, var, weights[f"{norm}weight"], weights[f"{norm}bias"])
+
+    x = relu(convolution(pixels, "stem", 0))
+    for stage, blocks in enumerate(made.blocks):
+        for block in range(blocks):
+            at, stride = f"stages.{stage}.{block}", 2 if stage and not block else 1
+            inside = convolution(relu(convolution(x, f"{at}.inside", 0, stride)), f"{at}.inside", 3)
+            x = relu(inside + (x if stride == 1 else convolution(x, f"{at}.shortcut", 0, stride)))
+    return linear(x.mean((2, 3)), weights["classifier.weight"], weights["classifier.bias"])
+
+
 def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     from transformers import ViTForImageClassification
 
@@ -67,7 +89,11 @@ def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
 
 
 # Logits of a saved model by plain library calls, without Temper: (folder, preprocessed pixels, params) -> logits.
-RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {"mlp": reload_mlp, "vit": reload_vit}
+RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {
+    "mlp": reload_mlp,
+    "resnet": reload_resnet,
+    "vit": reload_vit,
+}
 FIT = {
     "epochs": 2,
     "batch_size": 32,
@@ -81,7 +107,7 @@ PASS: dict[str, dict[str, Any]] = {
     "train": {},
     "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0},
     "distill": {"temperature": 2.0, "weight": 0.5, "model": {"family": "mlp", "hidden": [8], "dropout": 0.0}},
-    "prune": {"ratio": 0.5},
+    "prune": {"ratio": 0.5, "round_to": 4},
 }
 TARGET: dict[str, dict[str, Any]] = {
     "onnx_fp32": {},
@@ -165,6 +191,18 @@ class TestFamily:
         rows = read_rows(prepared, "validation", spec).head(5)
         assert answers(tiny(family, spec), rows).shape == (5, len(spec.classes))
 
+    def test_features_are_what_the_classifier_sees(self, family: str, prepared: Path, spec: Spec) -> None:
+        model, rows = tiny(family, spec), read_rows(prepared, "validation", spec).head(5)
+        seen: list[torch.Tensor] = []
+        classifier = [layer for layer in model.module.modules() if isinstance(layer, torch.nn.Linear)][-1]
+        classifier.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        answers(model, rows)
+        raw = {name: torch.from_numpy(x) for name, x in rows.inputs.items()}
+        with torch.no_grad():
+            features = model.family.features(model.module.eval(), model.task.preprocess(raw, spec))
+        assert features.shape == (5, classifier.in_features)
+        torch.testing.assert_close(features, seen[0])
+
     def test_a_saved_model_reloads_to_the_same_bits(
         self, family: str, prepared: Path, spec: Spec, tmp_path: Path
     ) -> None:
@@ -212,7 +250,7 @@ class TestPass:
 def test_pruned_is_dense_smaller_and_reloads_by_plain_library_calls(
     family: str, prepared: Path, spec: Spec, tmp_path: Path
 ) -> None:
-    wanted = params.check_variant({"from": "base", "pass": "prune", "fit": FIT, "ratio": 0.5})
+    wanted = params.check_variant({"from": "base", "pass": "prune", "fit": FIT, **PASS["prune"]})
     before = tiny(family, spec)
     rows = read_rows(prepared, "validation", spec)
     size, work = before.parameters(), multiply_adds(before, rows.head(1))
