@@ -24,7 +24,10 @@ class Family(Protocol):
         ...
 
     def features(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What the classifier sees, float (batch, width), for preprocessed inputs. `pretrain` trains it."""
+        """What the classifier sees, float (batch, width), for preprocessed inputs; what `pretrain` trains.
+
+        Raises TrainingError in a family that has nothing before its classifier.
+        """
         ...
 
     def lora_targets(self, module: nn.Module) -> list[str]:

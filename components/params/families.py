@@ -9,10 +9,36 @@ from pydantic import Field, TypeAdapter, model_validator
 from components.params.section import Count, Section
 
 
+class Perceptron(Section):
+    family: Literal["perceptron"]
+
+
 class Mlp(Section):
     family: Literal["mlp"]
     hidden: Annotated[list[Count], Field(min_length=1, max_length=64)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Lenet(Section):
+    family: Literal["lenet"]
+    widths: Annotated[list[Count], Field(min_length=2, max_length=2)]  # of the convolutions
+    hidden: Annotated[list[Count], Field(min_length=1, max_length=8)]  # of the linear layers but the last
+
+
+class Alexnet(Section):
+    family: Literal["alexnet"]
+    widths: Annotated[list[Count], Field(min_length=5, max_length=5)]
+    hidden: Annotated[list[Count], Field(min_length=1, max_length=8)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # before each hidden layer
+
+
+class Vgg(Section):
+    family: Literal["vgg"]
+    stages: Annotated[
+        list[Annotated[list[Count], Field(min_length=1, max_length=64)]], Field(min_length=1, max_length=16)
+    ]  # widths of the convolutions, a list for each pooling
+    hidden: Annotated[list[Count], Field(max_length=8)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # after each hidden layer
 
 
 class Resnet(Section):
@@ -45,7 +71,7 @@ class Vit(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-Family = Annotated[Mlp | Resnet | Vit, Field(discriminator="family")]
+Family = Annotated[Perceptron | Mlp | Lenet | Alexnet | Vgg | Resnet | Vit, Field(discriminator="family")]
 
 
 class Init(Section):

@@ -52,7 +52,7 @@ def _cut(model: Model, params: Prune, raw: dict[str, Tensor]) -> Model:
     importance = tp.importance.GroupMagnitudeImportance(p=2)
     layers = model.family.prunable(model.module)
     if not layers:
-        raise TrainingError(f"family {model.params.family} has no prunable layer")
+        raise TrainingError(f"family {model.params.family} has no prunable layer: nothing of it can go but classes")
     done: set[Any] = set()
     for layer in layers:
         if layer in done:  # its outputs are added to another's: both lost the same channels
