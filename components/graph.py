@@ -30,6 +30,8 @@ INTEGER_KERNELS = {
     "QLinearConv",
     "QLinearMatMul",
 }
+# What joins convolutions and has an integer kernel too: in floats, each would cost a conversion there and back.
+JOINTS = {"Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Relu"}
 FLOAT_KERNELS = {"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
 
 
@@ -57,6 +59,20 @@ def tidy(model: ModelProto) -> None:
         holder.doc_string = ""
 
 
+def _left_in_floats(model: ModelProto) -> list[str]:
+    """Names of the nodes that stay float: products of two activations (attention), joints of more than convolutions."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    integers: set[str] = set()  # tensors that come from a convolution by way of joints alone
+    left = []
+    for node in model.graph.node:
+        inputs = node.input if node.op_type == "Add" else node.input[:1]
+        if node.op_type == "Conv" or (node.op_type in JOINTS and integers.issuperset(inputs)):
+            integers.update(node.output)
+        elif node.op_type in JOINTS or (node.op_type == "MatMul" and node.input[1] not in weights):
+            left.append(node.name)
+    return left
+
+
 def quantize(
     exported: Path,
     out: Path,
@@ -67,9 +83,10 @@ def quantize(
 ) -> None:
     """Write `exported` with Q/DQ nodes around Conv, Gemm and MatMul with weights; weights become int8.
 
-    Activations are uint8, or with `signed` symmetric int8 with zero point 0, as TensorRT takes them, biases
-    then staying float. `method` is minmax, entropy or percentile. MatMuls of two activations (attention) stay
-    float, and so do outputs: ONNX Runtime then runs MatMulIntegerToFloat, measured faster and closer.
+    Activations are uint8, also on their way between convolutions; or with `signed`, around the layers only,
+    symmetric int8 with zero point 0, as TensorRT takes them, biases then staying float. `method` is minmax, entropy
+    or percentile. MatMuls of two activations (attention) stay float, and so do outputs: ONNX Runtime then runs
+    MatMulIntegerToFloat, measured faster and closer.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -91,8 +108,6 @@ def quantize(
             return next(self._batches, None)
 
     model = onnx.load(exported)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    products = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
     activation = QuantType.QInt8 if signed else QuantType.QUInt8
     options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
     if signed:
@@ -109,8 +124,8 @@ def quantize(
             out,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            nodes_to_exclude=products,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul", *([] if signed else sorted(JOINTS))],
+            nodes_to_exclude=_left_in_floats(model),
             per_channel=per_channel,
             activation_type=activation,
             weight_type=QuantType.QInt8,

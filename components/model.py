@@ -24,6 +24,13 @@ class Family(Protocol):
         """Preprocessed inputs, first axis the batch, to float logits (batch, classes)."""
         ...
 
+    def features(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the classifier sees, float (batch, width), for preprocessed inputs; what `pretrain` trains.
+
+        Raises TrainingError in a family that has nothing before its classifier.
+        """
+        ...
+
     def lora_targets(self, module: nn.Module) -> list[str]:
         """Names of the linear layers that take a low-rank update, as peft's `target_modules` matches them."""
         ...

@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
     "init": {"model": {"family": "mlp", "hidden": [32], "dropout": 0.1}},
     "variants": {
         "base": {"from": "init", "pass": "train", "fit": FIT},
-        "pruned": {"from": "base", "pass": "prune", "ratio": 0.5, "fit": FIT},
+        "pruned": {"from": "base", "pass": "prune", "ratio": 0.5, "round_to": 8, "fit": FIT},
     },
     "targets": {
         "fp32": {"kind": "onnx_fp32"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.data import Spec
 from components.params import Vit
@@ -41,6 +41,12 @@ def build(params: Vit, spec: Spec) -> nn.Module:
 def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     result: Tensor = module(pixel_values=inputs["pixel_values"]).logits
     return result
+
+
+def features(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The class token after the last layer."""
+    tokens: Tensor = module.vit(pixel_values=inputs["pixel_values"]).last_hidden_state
+    return tokens[:, 0]
 
 
 def lora_targets(module: nn.Module) -> list[str]:

@@ -4,15 +4,60 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from components.params.section import Count, Section
+
+
+class Perceptron(Section):
+    family: Literal["perceptron"]
 
 
 class Mlp(Section):
     family: Literal["mlp"]
     hidden: Annotated[list[Count], Field(min_length=1, max_length=64)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Lenet(Section):
+    family: Literal["lenet"]
+    widths: Annotated[list[Count], Field(min_length=2, max_length=2)]  # of the convolutions
+    hidden: Annotated[list[Count], Field(min_length=1, max_length=8)]  # of the linear layers but the last
+
+
+class Alexnet(Section):
+    family: Literal["alexnet"]
+    widths: Annotated[list[Count], Field(min_length=5, max_length=5)]
+    hidden: Annotated[list[Count], Field(min_length=1, max_length=8)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # before each hidden layer
+
+
+class Vgg(Section):
+    family: Literal["vgg"]
+    stages: Annotated[
+        list[Annotated[list[Count], Field(min_length=1, max_length=64)]], Field(min_length=1, max_length=16)
+    ]  # widths of the convolutions, a list for each pooling
+    hidden: Annotated[list[Count], Field(max_length=8)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # after each hidden layer
+
+
+class Resnet(Section):
+    """`inner_widths`, one a block, are for a network that was pruned; left out, blocks are as wide as their stage."""
+
+    family: Literal["resnet"]
+    stem: Literal["cifar", "imagenet"]  # 3x3, or 7x7 and a pooling that leave a quarter of the height and width
+    widths: Annotated[list[Count], Field(min_length=1, max_length=8)]  # of the stages
+    blocks: Annotated[list[Count], Field(min_length=1, max_length=8)]  # in each stage
+    inner_widths: list[list[Count]] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # before the classifier
+
+    @model_validator(mode="after")
+    def _stages(self) -> Resnet:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"widths and blocks must have an entry a stage each, got {self.widths} and {self.blocks}")
+        if self.inner_widths is not None and [len(stage) for stage in self.inner_widths] != self.blocks:
+            raise ValueError(f"inner_widths must have an entry a block, as blocks {self.blocks} counts them")
+        return self
 
 
 class Vit(Section):
@@ -26,7 +71,7 @@ class Vit(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-Family = Annotated[Mlp | Vit, Field(discriminator="family")]
+Family = Annotated[Perceptron | Mlp | Lenet | Alexnet | Vgg | Resnet | Vit, Field(discriminator="family")]
 
 
 class Init(Section):

@@ -43,6 +43,7 @@ class Distill(Pass):
 class Prune(Pass):
     kind: Literal["prune"] = Field(alias="pass")
     ratio: OpenShare  # of the channels of every prunable layer
+    round_to: Annotated[int, Field(ge=1, le=1024)]  # what stays is a multiple of this, where as many stay at all
     fit: Fit  # recovery training
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from components.errors import ParamsError
 from components.params.data import Prepare, Source, Task, Validate
-from components.params.families import Family, Init, Vit
+from components.params.families import Family, Init, Lenet, Vit
 from components.params.measure import Benchmark, Compare, Parity, Policy
 from components.params.passes import Distill, Train, Variant
 from components.params.section import Name, Section
@@ -39,6 +39,8 @@ class Params(Section):
 def _family_errors(family: Family, shape: list[int], where: str) -> Iterator[str]:
     if isinstance(family, Vit) and (shape[0] % family.patch_size or shape[1] % family.patch_size):
         yield f"{where}.patch_size: must divide task.shape {shape[:2]}, got {family.patch_size}"
+    if isinstance(family, Lenet) and min(shape[:2]) < 4:
+        yield f"{where}: lenet halves the image twice and needs 4 pixels a side, task.shape has {shape[:2]}; take mlp"
 
 
 def _tree_errors(params: Params) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from components import assemble, build, graph, host, params, runtime
 from components.data import Spec, read_rows
-from components.errors import DataError, NotMeasured
+from components.errors import DataError, NotMeasured, TrainingError
 from components.families import FAMILIES
 from components.fit import answers
 from components.hashing import sha256_file, sha256_tree
@@ -35,7 +35,12 @@ from components.tasks import TASKS
 
 # The smallest useful model of every family.
 TINY: dict[str, dict[str, Any]] = {
+    "perceptron": {},
     "mlp": {"hidden": [32, 16], "dropout": 0.1},
+    "lenet": {"widths": [6, 16], "hidden": [32, 16]},
+    "alexnet": {"widths": [8, 16, 16, 16, 16], "hidden": [32, 32], "dropout": 0.1},
+    "vgg": {"stages": [[8, 8], [16]], "hidden": [32], "dropout": 0.1},
+    "resnet": {"stem": "cifar", "widths": [8, 16], "blocks": [1, 2], "dropout": 0.1},
     "vit": {
         "patch_size": 4,
         "hidden_size": 16,
@@ -46,6 +51,13 @@ TINY: dict[str, dict[str, Any]] = {
         "dropout": 0.1,
     },
 }
+
+
+def reload_perceptron(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    return pixels.flatten(1) @ weights["1.weight"].T + weights["1.bias"]
 
 
 def reload_mlp(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
@@ -59,6 +71,63 @@ def reload_mlp(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     return logits
 
 
+def reload_layers(
+    folder: Path, pixels: torch.Tensor, steps: str, activation: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """`steps`, a letter each: c a convolution that keeps the size, n a normalisation, f a linear layer, l the last."""
+    from safetensors.torch import load_file
+    from torch.nn.functional import avg_pool2d, batch_norm, conv2d, linear, max_pool2d
+
+    weights, x = load_file(folder / "model.safetensors"), pixels
+    numbers = iter(sorted({int(name.partition(".")[0]) for name in weights}))
+    for step in steps:
+        at = "" if step in "ampo" else f"{next(numbers)}."
+        kernel, bias = weights.get(f"{at}weight", torch.empty(0)), weights.get(f"{at}bias")
+        if step == "c":
+            x = conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
+        elif step == "n":
+            x = batch_norm(x, weights[f"{at}running_mean"], weights[f"{at}running_var"], kernel, bias)
+        elif step in "fl":
+            x = linear(x.flatten(1), kernel, bias)
+        x = activation(x) if step in "af" else x
+        x = avg_pool2d(x, 2) if step == "m" else max_pool2d(x, 2) if step == "p" else x
+        x = max_pool2d(x, 3, 2, padding=1) if step == "o" else x
+    return x
+
+
+def reload_lenet(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    return reload_layers(folder, pixels, "camcamffl", torch.tanh)
+
+
+def reload_alexnet(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    return reload_layers(folder, pixels, "caocaocacacaoffl", torch.relu)
+
+
+def reload_vgg(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    return reload_layers(folder, pixels, "cnacnapcnapfl", torch.relu)
+
+
+def reload_resnet(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from safetensors.torch import load_file
+    from torch.nn.functional import batch_norm, conv2d, linear, relu
+
+    weights = load_file(folder / "model.safetensors")
+
+    def convolution(x: torch.Tensor, at: str, number: int, stride: int = 1) -> torch.Tensor:
+        kernel, norm = weights[f"{at}.{number}.weight"], f"{at}.{number + 1}."
+        x = conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        mean, var = weights[f"{norm}running_mean"], weights[f"{norm}running_var"]
+        return batch_norm(x, mean, var, weights[f"{norm}weight"], weights[f"{norm}bias"])
+
+    x = relu(convolution(pixels, "stem", 0))
+    for stage, blocks in enumerate(made.blocks):
+        for block in range(blocks):
+            at, stride = f"stages.{stage}.{block}", 2 if stage and not block else 1
+            inside = convolution(relu(convolution(x, f"{at}.inside", 0, stride)), f"{at}.inside", 3)
+            x = relu(inside + (x if stride == 1 else convolution(x, f"{at}.shortcut", 0, stride)))
+    return linear(x.mean((2, 3)), weights["classifier.weight"], weights["classifier.bias"])
+
+
 def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     from transformers import ViTForImageClassification
 
@@ -67,7 +136,17 @@ def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
 
 
 # Logits of a saved model by plain library calls, without Temper: (folder, preprocessed pixels, params) -> logits.
-RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {"mlp": reload_mlp, "vit": reload_vit}
+RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {
+    "perceptron": reload_perceptron,
+    "mlp": reload_mlp,
+    "lenet": reload_lenet,
+    "alexnet": reload_alexnet,
+    "vgg": reload_vgg,
+    "resnet": reload_resnet,
+    "vit": reload_vit,
+}
+FEATURELESS = {"perceptron"}  # nothing before the classifier: neither pruned nor trained by itself
+PRUNABLE = sorted(set(FAMILIES) - FEATURELESS)
 FIT = {
     "epochs": 2,
     "batch_size": 32,
@@ -81,7 +160,7 @@ PASS: dict[str, dict[str, Any]] = {
     "train": {},
     "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0},
     "distill": {"temperature": 2.0, "weight": 0.5, "model": {"family": "mlp", "hidden": [8], "dropout": 0.0}},
-    "prune": {"ratio": 0.5},
+    "prune": {"ratio": 0.5, "round_to": 4},
 }
 TARGET: dict[str, dict[str, Any]] = {
     "onnx_fp32": {},
@@ -159,12 +238,26 @@ def context(prepared: Path, spec: Spec, out: Path, parent_sha256: str = "") -> C
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 class TestFamily:
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_logits_have_a_row_a_row_and_a_column_a_class(self, family: str, prepared: Path, spec: Spec) -> None:
         rows = read_rows(prepared, "validation", spec).head(5)
         assert answers(tiny(family, spec), rows).shape == (5, len(spec.classes))
 
+    @pytest.mark.parametrize("family", sorted(set(FAMILIES) - FEATURELESS))
+    def test_features_are_what_the_classifier_sees(self, family: str, prepared: Path, spec: Spec) -> None:
+        model, rows = tiny(family, spec), read_rows(prepared, "validation", spec).head(5)
+        seen: list[torch.Tensor] = []
+        classifier = [layer for layer in model.module.modules() if isinstance(layer, torch.nn.Linear)][-1]
+        classifier.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        answers(model, rows)
+        raw = {name: torch.from_numpy(x) for name, x in rows.inputs.items()}
+        with torch.no_grad():
+            features = model.family.features(model.module.eval(), model.task.preprocess(raw, spec))
+        assert features.shape == (5, classifier.in_features)
+        torch.testing.assert_close(features, seen[0])
+
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_a_saved_model_reloads_to_the_same_bits(
         self, family: str, prepared: Path, spec: Spec, tmp_path: Path
     ) -> None:
@@ -176,17 +269,30 @@ class TestFamily:
         assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
         assert not again.module.training
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_nothing_but_safetensors_and_json_is_saved(self, family: str, spec: Spec, tmp_path: Path) -> None:
         assemble.save(tiny(family, spec), tmp_path)
         assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".safetensors", ".json"}
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_the_seed_decides_the_weights(self, family: str, spec: Spec) -> None:
         one, two = tiny(family, spec), tiny(family, spec)
         assert all(map(torch.equal, one.module.state_dict().values(), two.module.state_dict().values()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", PASSES)
+@pytest.mark.parametrize("family", sorted(FEATURELESS))
+def test_a_family_without_inner_layers_says_so(family: str, prepared: Path, spec: Spec, tmp_path: Path) -> None:
+    model = tiny(family, spec)
+    wanted = params.check_variant({"from": "base", "pass": "prune", "fit": FIT, **PASS["prune"]})
+    with pytest.raises(TrainingError, match=family):
+        PASSES["prune"](model, wanted, context(prepared, spec, tmp_path))
+    with pytest.raises(TrainingError, match=family):
+        model.family.features(model.module, {"pixel_values": torch.zeros(1, 1, 8, 8)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"), [(k, f) for k in PASSES for f in FAMILIES if k != "prune" or f in PRUNABLE]
+)
 class TestPass:
     def make(self, kind: str, family: str, prepared: Path, spec: Spec, out: Path) -> tuple[Model, dict[str, float]]:
         wanted = params.check_variant({"from": "base", "pass": kind, "fit": FIT, **PASS[kind]})
@@ -208,11 +314,11 @@ class TestPass:
         assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PRUNABLE)
 def test_pruned_is_dense_smaller_and_reloads_by_plain_library_calls(
     family: str, prepared: Path, spec: Spec, tmp_path: Path
 ) -> None:
-    wanted = params.check_variant({"from": "base", "pass": "prune", "fit": FIT, "ratio": 0.5})
+    wanted = params.check_variant({"from": "base", "pass": "prune", "fit": FIT, **PASS["prune"]})
     before = tiny(family, spec)
     rows = read_rows(prepared, "validation", spec)
     size, work = before.parameters(), multiply_adds(before, rows.head(1))
