@@ -14,7 +14,7 @@ RUNTIME = "onnxruntime_cuda"
 
 
 def run(exported: Path, params: OnnxCuda, context: Context, out: Path) -> dict[str, Any]:
-    """Figures: how many nodes CUDA and the processor run, by operator. Raises NotMeasured without the provider."""
+    """Figures: how many nodes CUDA and the processor run, by operator. Raises BuildError without CUDA."""
     from components import graph
 
     if params.precision == "fp16":

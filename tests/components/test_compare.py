@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from components import answers, assemble, benchmark, compare, evaluate, params, picture, report
+from components import answers, assemble, benchmark, compare, evaluate, params, picture, report, runtime
 from components.cell import Record
 from components.data import Spec
 from components.decide import decide
 from components.errors import TemperError
 
-HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "tensorrt": None}
+HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "onnxruntime": ["cpu"], "tensorrt": None}
 EVIL = "<script>alert(1)</script> [bold]"
 Workspace = tuple[params.Params, Path]
 
@@ -41,7 +41,7 @@ def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) ->
     for variant, scale in (("base", 1.0), ("small", -1.0)):
         assemble.save(assemble.create(mlp, Spec.read(prepared)), Path("work/models", variant))
         for target, settings in loaded.targets.items():
-            if isinstance(settings, params.TensorRt):
+            if runtime.runtime_of(settings).DEVICE:
                 Record("not measured", "no CUDA device").write(Path("work/engines", variant, target))
             else:
                 figures = {"bytes": 1, "digest": make_build(variant, target, scale)}
@@ -123,7 +123,6 @@ def test_nan_answers_are_refused(measured: Workspace, make_build: Callable[..., 
 
 def test_the_last_batch_changes_no_answer(measured: Workspace) -> None:
     """33 rows take two calls of 32; the second holds one row and its copies."""
-    from components import runtime
     from components.data import read_rows
 
     rows = read_rows(Path("work/data/prepared"), "test", Spec.read(Path("work/data/prepared"))).head(33)
