@@ -319,6 +319,20 @@ def test_the_control_says_what_the_speeds_are_worth(low: float, high: float, ver
     assert ("quiet" in said) == (words != "Noise: 1.0%.")
 
 
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"float_nodes": {"Gemm": 3}, "integer_nodes": {}, "half_nodes": {}, "cast_nodes": 0}, ""),
+        ({"float_nodes": {"MatMul": 2, "Gemm": 1}, "cast_nodes": 5}, "0 of 3 layers in half precision, 5 casts"),
+        ({"integer_nodes": {"QGemm": 4}, "float_nodes": {"MatMul": 2}}, "4 layers in integers, 2 in floats"),
+        ({"integer_nodes": {"gemm": 4}}, "4 layers in integers"),
+        ({"cuda_nodes": {"Conv": 2}, "cpu_nodes": {"Shape": 1}}, "1 nodes on the processor, 2 on CUDA"),
+    ],
+)
+def test_the_page_says_in_what_a_build_multiplies(figures: dict[str, Any], words: str) -> None:
+    assert report.kernel_words({**dict.fromkeys(compare.KERNELS), **figures}) == words
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")])
 def test_figures_are_short_and_plain(value: float, text: str) -> None:
     assert report.figure(value) == text
