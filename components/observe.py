@@ -15,6 +15,7 @@ from typing import Any
 from components import failures, host, registry
 from components.hashing import code_sha256, fingerprint, sha256_file
 from components.sources import SOURCES
+from components.targets import TARGETS
 
 WORK = Path("work")
 NO_CHAMPION = dict.fromkeys(("version", "digest", "model", "source", "data_sha256", "metrics", "rolled_back"))
@@ -43,6 +44,9 @@ def run(
         "code.json": {
             "variants": {variant: family_files(variant, variants, init) for variant in variants},
             "targets": shas(f"components/targets/{target['kind']}.py" for target in targets.values()),
+            "runtimes": shas(
+                f"components/runtimes/{TARGETS[target['kind']].RUNTIME}.py" for target in targets.values()
+            ),
         },
     }
     inputs = {

@@ -27,6 +27,8 @@ from components.make import multiply_adds
 from components.model import Context, Model
 from components.parity import check_build
 from components.passes import PASSES
+from components.runtimes import RUNTIMES
+from components.session import BuildError
 from components.sources import SOURCES
 from components.targets import TARGETS
 from components.tasks import TASKS
@@ -164,8 +166,10 @@ PASS: dict[str, dict[str, Any]] = {
 }
 TARGET: dict[str, dict[str, Any]] = {
     "onnx_fp32": {},
+    "onnx_fp16": {},
     "onnx_int8_dynamic": {"per_channel": True},
     "onnx_int8_static": {"per_channel": True, "calibration": "minmax", "rows": 32},
+    "onnx_cuda": {"precision": "fp16"},
     "tensorrt": {"precision": "fp16", "batch_sizes": [1, 4, 8], "rows": 32},
 }
 PARITY = params.Parity(
@@ -363,20 +367,26 @@ def exported(
     return out
 
 
+def target(kind: str) -> Any:
+    return TypeAdapter(params.Target).validate_python({"kind": kind, **TARGET[kind]})
+
+
 def make_target(kind: str, exported: Path, prepared: Path, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True)
-    wanted: Any = TypeAdapter(params.Target).validate_python({"kind": kind, **TARGET[kind]})
-    return TARGETS[kind](exported, wanted, graph.context(prepared, 2, out.parent / "cache"), out)
+    return TARGETS[kind].run(exported, target(kind), graph.context(prepared, 2, out.parent / "cache"), out)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TARGETS if kind != "tensorrt"])
+ON_DEVICE = [kind for kind in TARGETS if RUNTIMES[TARGETS[kind].RUNTIME].DEVICE]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TARGETS if kind not in ON_DEVICE])
 class TestTarget:
     def test_it_ships_a_build_that_answers_like_the_export(
         self, kind: str, exported: Path, prepared: Path, spec: Spec, tmp_path: Path
     ) -> None:
         figures = make_target(kind, exported, prepared, tmp_path / "a")
         json.dumps(figures)  # they go into the cell's record
-        runtime.write_build(tmp_path / "a", kind, "onnxruntime", "model.onnx", runtime.ONNX_SESSION, spec)
+        runtime.ship(target(kind), tmp_path / "a", spec, figures)
         rows = read_rows(prepared, "test", spec)
         logits = runtime.open_build(tmp_path / "a", 2).run(rows.inputs)
         assert logits.shape == (len(rows), len(spec.classes)) and np.isfinite(logits).all()
@@ -389,11 +399,28 @@ class TestTarget:
         assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
 
 
-def test_an_engine_is_not_measured_without_a_gpu(exported: Path, prepared: Path, tmp_path: Path) -> None:
-    if host.describe()["gpu"]:
-        pytest.skip("there is a GPU; tests/components/targets/test_tensorrt.py builds on it")
-    with pytest.raises(NotMeasured):
-        make_target("tensorrt", exported, prepared, tmp_path / "a")
+@pytest.mark.parametrize("kind", ON_DEVICE)
+def test_it_is_not_built_without_its_device(kind: str, exported: Path, prepared: Path, tmp_path: Path) -> None:
+    if RUNTIMES[TARGETS[kind].RUNTIME].needs(host.describe()) is None:
+        pytest.skip("it can be built here; the file under tests/components/targets/ does")
+    with pytest.raises((NotMeasured, BuildError)):
+        make_target(kind, exported, prepared, tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_runtime_says_what_it_needs_of_fields_that_the_stages_watch(name: str, root: Path) -> None:
+    """None of its fields is unknown to host.json or to the stages that build, answer and time with it."""
+    from tests.contracts.test_layout import BODY
+
+    known, member = host.describe(), RUNTIMES[name]
+    missing = member.needs({**known, "gpu": None})
+    assert (missing is not None) == member.DEVICE and (missing is None or "; " in missing)
+    for verb in ("engine" if member.DEVICE else "build", "evaluate", "benchmark"):
+        watched = [
+            entry["work/observed/host.json"] for entry in BODY[verb]["params"] if "work/observed/host.json" in entry
+        ]
+        assert set(member.HOST) <= set(*watched) & set(known), verb
+    assert (root / "components" / "runtimes" / f"{name}.py").exists()
 
 
 ROWS = pa.table({"pixel": [0.5, 1.5, 2.5], "label": ["one", "two", "three"]})
