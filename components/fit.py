@@ -141,7 +141,8 @@ def fit(model: Model, params: Fit, context: Context, objective: Objective) -> No
             factor = learning_rate(params.schedule, int(progress["step"]), steps)
             for group in optimizer.param_groups:
                 group["lr"] = params.optimizer.lr * factor
-            loss = objective(Batch({name: x[index] for name, x in inputs.items()}, labels[index], index))
+            with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bf16"):
+                loss = objective(Batch({name: x[index] for name, x in inputs.items()}, labels[index], index))
             if not math.isfinite(value := loss.item()):
                 raise TrainingError(
                     f"the loss became {value} in epoch {epoch}, step {int(progress['step'])}, at learning rate "

@@ -72,7 +72,7 @@ class Model:
 
     def logits(self, raw: Mapping[str, Tensor]) -> Tensor:
         """Raw inputs, first axis the batch, to logits (batch, classes)."""
-        return self.family.logits(self.module, self.task.preprocess(raw, self.spec))
+        return self.family.logits(self.module, self.task.preprocess(raw, self.spec)).float()  # half under autocast
 
     def parameters(self) -> int:
         return sum(p.numel() for p in self.module.parameters())
