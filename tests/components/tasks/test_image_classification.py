@@ -118,7 +118,7 @@ def file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
         (Image.new("LA", (2, 2), (0, 0)), "PNG", 255, [255, 255, 255]),
         (Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "PNG", 255, [255, 255, 255]),
         (Image.new("CMYK", (2, 2), (0, 0, 0, 255)), "TIFF", 0, [0, 0, 0]),
-        (Image.fromarray(np.full((2, 2), 257 * 9, np.uint16)), "PNG", 9, [9, 9, 9]),
+        (Image.fromarray(np.full((2, 2), 257 * 9 + 100, np.uint16)), "PNG", 9, [9, 9, 9]),
     ],
 )
 def test_images_of_every_mode_and_depth(image: Image.Image, kind: str, grey: int, colour: list[int]) -> None:
