@@ -187,11 +187,42 @@ def write_parquet(folder: Path, table: pa.Table) -> dict[str, Any]:
     return {"path": str(folder / "data.parquet")}
 
 
+def write_jsonl(folder: Path, table: pa.Table) -> dict[str, Any]:
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()), "utf-8")
+    return {"path": str(path)}
+
+
+def write_npz(folder: Path, table: pa.Table) -> dict[str, Any]:
+    path = folder / "data.npz"
+    np.savez(path, x=np.ones((len(table), 2, 2), np.uint8), y=np.array(table["label"].to_pylist()))
+    return {"path": str(path), "arrays": {"all": {"image": "x", "label": "y"}}, "class_names": None}
+
+
+def write_image_folder(folder: Path, table: pa.Table) -> dict[str, Any]:
+    from PIL import Image
+
+    for label in table["label"].to_pylist():
+        (folder / "images" / label).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(folder / "images" / label / "0.png")
+    return {"path": str(folder / "images"), "max_file_mb": 1.0}
+
+
+def write_hub(folder: Path, table: pa.Table) -> dict[str, Any]:
+    (folder / "hub").mkdir()
+    write_parquet(folder / "hub", table)
+    return {"dataset": str(folder / "hub"), "config": None, "splits": {"all": "train"}, "revision": None}
+
+
 # Writes a table as a data set of this kind, over the one before; returns its section of params.yaml, without kind.
 SOURCE: dict[str, Callable[[Path, pa.Table], dict[str, Any]]] = {
     "embedded": lambda folder, table: {"dataset": "digits"},
     "csv": write_csv,
     "parquet": write_parquet,
+    "jsonl": write_jsonl,
+    "npz": write_npz,
+    "image_folder": write_image_folder,
+    "hub": write_hub,
 }
 
 
@@ -424,7 +455,7 @@ def test_a_runtime_says_what_it_needs_of_fields_that_the_stages_watch(name: str,
 
 
 ROWS = pa.table({"pixel": [0.5, 1.5, 2.5], "label": ["one", "two", "three"]})
-FILES = [kind for kind in SOURCES if kind != "embedded"]  # what comes with a library does not change or break
+FILES = ["csv", "parquet", "jsonl"]  # a table in one file; tests/components/sources/ has the others' own tests
 
 
 def observe(section: Mapping[str, Any], earlier: Any = None) -> tuple[Any, Any]:
