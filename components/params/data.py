@@ -84,11 +84,15 @@ Source = Annotated[Embedded | Csv | Parquet | Jsonl | Npz | ImageFolder | Hub, F
 
 
 class ImageColumns(Section):
-    """`image` is one list column or, with a `*`, one column a pixel in file order; `key` may be null."""
+    """`image` is one list column or, with a `*`, one column a pixel in file order; `key` may be null.
+
+    `split` says of each row where it belongs: train, validation, calibration or test. Left out: by its hash.
+    """
 
     image: Text
     label: Text
     key: Text | None
+    split: Text | None = None
 
 
 class ImageClassification(Section):
