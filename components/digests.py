@@ -18,10 +18,11 @@ def digests(texts: Iterable[str]) -> np.ndarray:
 def repeated(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rows whose digest another row has too, the number of their group); groups together, in them row by row."""
     order = np.lexsort((found[:, 1], found[:, 0]))
-    high, low = found[order, 0], found[order, 1]
     again = np.zeros(len(order), bool)  # as the row before
-    again[1:] = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
-    del high, low
+    for half in (0, 1):
+        values = found[order, half]
+        same = values[1:] == values[:-1]
+        again[1:] = again[1:] & same if half else same
     several = again.copy()
     several[:-1] |= again[1:]
     return order[several], np.cumsum(~again[several]) - 1

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.batches import batches
+from components.batches import batches, open_parquet
 from components.data import SPLITS, Spec
 from components.digests import digests, repeated
 from components.errors import DataError
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-BLOCK_BYTES = 64 << 20  # of rows sorted at once
-MAX_BLOCKS = 128  # a file each and split, open at once
+BLOCK_BYTES = 16 << 20  # of rows sorted at once
+MAX_BLOCKS = 1024  # a file each and split
 
 
 def sides(found: np.ndarray, shares: Sequence[float]) -> np.ndarray:
@@ -132,34 +132,32 @@ def run(task: ImageClassification, prepare: Prepare, valid: Path, out: Path) -> 
     member, folder = TASKS[task.kind], out / "blocks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    blocks, like, start = None, {}, 0
-    parts: dict[str, list[Any]] = {name: [] for name in ("content", "ids", "keys", "labels", "sides")}
-    with pq.ParquetFile(valid / "data.parquet") as file:
+    blocks, like, start, texts = None, {}, 0, []
+    with open_parquet(valid / "data.parquet") as file:
         declared, total = _declared(file, task), file.metadata.num_rows
         shares = shares_left(prepare, declared)
+        content, ids = np.empty((total, 2), np.uint64), np.empty((total, 2), np.uint64)
+        labels, side = np.empty(total, np.int32), np.empty(total, np.int8)
         for table in batches(file):
-            inputs, labels = member.read(table, task)
+            some = slice(start, start + len(table))
+            inputs, labels[some] = member.read(table, task)
             if blocks is None:
                 like = {name: x[:1] for name, x in inputs.items()}
                 row_bytes = 8 + sum(x.nbytes for x in like.values())
                 blocks = Blocks(folder, min(max(row_bytes * total // BLOCK_BYTES, 1), MAX_BLOCKS))
-            content, keys = member.content(inputs), member.keys(table, task)
-            ids = digests((_hex(content) if keys is None else keys).to_pylist())
-            side = sides(ids, shares)
+            content[some] = member.content(inputs)
+            if (key := member.keys(table, task)) is not None:
+                texts.append(key)
+            ids[some] = digests((_hex(content[some]) if key is None else key).to_pylist())
+            side[some] = sides(ids[some], shares)
             if (split := member.splits(table, task)) is not None:
                 marked = pc.index_in(split, value_set=pa.array(SPLITS)).to_numpy(zero_copy_only=False).astype(np.int8)
-                side = np.where(marked > 0, marked, side)
-            blocks.add(start, side, ids, inputs)
-            for name, values in zip(parts, (content, ids, keys, labels, side), strict=True):
-                parts[name].append(values)
+                side[some] = np.where(marked > 0, marked, side[some])
+            blocks.add(start, side[some], ids[some], inputs)
             start += len(table)
     if blocks is None:
         raise DataError("there are no valid rows; run validate on these data first")
-    labels, side, keys = np.concatenate(parts["labels"]), np.concatenate(parts["sides"]), None
-    ids, content = np.concatenate(parts.pop("ids")), np.concatenate(parts.pop("content"))
-    if task.columns.key is not None:
-        keys = pa.concat_arrays(parts["keys"])
-    parts.clear()
+    keys = pa.concat_arrays(texts) if texts else None
     _check(task, labels, side, content, ids)
 
     def write(split: str) -> Iterator[dict[str, np.ndarray]]:

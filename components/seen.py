@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.batches import batches
+from components.batches import batches, open_parquet
 from components.data import SPLITS
 from components.digests import digests, repeated
 from components.tasks import TASKS
@@ -50,9 +50,8 @@ class Seen:
     def batch(self, number: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one batch of the data."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        with pq.ParquetFile(self.path) as file:
+        with open_parquet(self.path) as file:
             stored = file.read_row_group(number, [name for name in columns if name not in self.repeats])
             sizes = [file.metadata.row_group(i).num_rows for i in range(number + 1)]
         rows = slice(sum(sizes[:-1]), sum(sizes))
@@ -118,9 +117,9 @@ class Known:
         self.compared = True
         some = slice(start, start + len(features))
         content = features.column("content").combine_chunks()
-        raw = b"".join([value or bytes(16) for value in content.to_pylist()])
+        raw = b"".join(content.fill_null(bytes(16)).to_pylist())
         self.content[some] = np.frombuffer(raw, ">u8").reshape(-1, 2)
-        self.label[some] = _codes(features.column("label"), lambda text: _digest(text))
+        self.label[some] = _codes(features.column("label"), _digest)
         valid = [_valid(features.column(name)) for name in ("content", "label")]
         self.complete[some] = valid[0] & valid[1]
         if "split" in names:
@@ -179,11 +178,11 @@ def _digest(text: str | None) -> int:
     return int.from_bytes(hashlib.sha256((text or "").encode()).digest()[:8], "big")
 
 
-def _codes(column: pa.ChunkedArray, code: Any) -> np.ndarray:
+def _codes(column: pa.ChunkedArray, code: Callable[[str | None], int]) -> np.ndarray:
     """A number for each text, worked out once for each distinct one."""
     coded = column.combine_chunks().dictionary_encode("encode")
-    codes: np.ndarray = np.array([code(text) for text in coded.dictionary.to_pylist()])
-    return np.take(codes, coded.indices.to_numpy())
+    codes = np.array([code(text) for text in coded.dictionary.to_pylist()], np.uint64)
+    return np.asarray(codes[np.asarray(coded.indices)])
 
 
 def _among(which: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from components.params import Csv
 
 CHUNK_BYTES = 1 << 20
-BLOCK_BYTES = 8 << 20  # of a file, parsed at once
+BLOCK_BYTES = 2 << 20  # of a file, parsed at once; small ones stay in the processor's cache
+HEADERS = 8  # at least so many times the header's length, since no row may be longer than a block
+MAX_HEADER_BYTES = 8 << 20
 SHOWN_ROWS = 5
 MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16", b"\x1f\x8b": "gzip", b"PK": "zip"}
 
@@ -123,10 +125,12 @@ def _open(
 ) -> pc.CSVStreamingReader:
     import pyarrow.csv as pc
 
+    with Path(params.path).open("rb") as file:
+        block_bytes = max(BLOCK_BYTES, HEADERS * len(file.readline(MAX_HEADER_BYTES)))
     return pc.open_csv(
         params.path,
         # One thread: only then are rows numbered, and batches the same from run to run.
-        read_options=pc.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        read_options=pc.ReadOptions(use_threads=False, block_size=block_bytes),
         parse_options=pc.ParseOptions(delimiter=params.delimiter, newlines_in_values=True, invalid_row_handler=skip),
         convert_options=pc.ConvertOptions(
             column_types=types,

@@ -36,7 +36,7 @@ def read(params: Parquet) -> pa.RecordBatchReader:
     where = f"source.path {params.path}"
     with _told(where):
         # ParquetFile, not read_table: the latter takes column types from folder names and reads whole folders.
-        file = pq.ParquetFile(params.path)
+        file = pq.ParquetFile(params.path, pre_buffer=False)  # else it holds all that it has read
         schema = file.schema_arrow.remove_metadata()
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
