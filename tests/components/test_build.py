@@ -92,7 +92,7 @@ def test_integer_kernels_do_the_work(built: tuple[Path, dict[str, Any]]) -> None
     multiplied = [node.input[1] in weights for node in graph.node if node.op_type in ("Gemm", "MatMul")]
     layers, products = multiplied.count(True), multiplied.count(False)
     convolutions = sum(node.op_type == "Conv" for node in graph.node)
-    assert layers >= 2
+    assert layers + convolutions > 0
     assert metrics["fp32"]["integer_nodes"] == {}
     assert sum(metrics["fp32"]["float_nodes"].values()) == layers + products + convolutions
     assert sum(metrics["dynamic"]["integer_nodes"].values()) == layers
