@@ -44,25 +44,15 @@ EFFICIENT = {
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "beit": VIT,
     "convnext": {**STAGES, "patch_size": 2, "num_stages": 2},
-    "convnextv2": {**STAGES, "patch_size": 2, "num_stages": 2},
     "deit": VIT,
     "dinov2": {key: value for key, value in VIT.items() if key != "intermediate_size"},
     "efficientnet": EFFICIENT,
-    "focalnet": {
-        "patch_size": 2,
-        "embed_dim": 8,
-        "hidden_sizes": [8, 16],
-        "depths": [1, 1],
-        "focal_levels": [1, 1],
-        "focal_windows": [3, 3],
-    },
     "mobilenet_v1": {"depth_multiplier": 0.1, "min_depth": 8},
     "mobilenet_v2": {"depth_multiplier": 0.1},
     "poolformer": {**STAGES, "patch_sizes": [3, 3], "strides": [2, 2], "padding": [1, 1], "num_encoder_blocks": 2},
     "regnet": {**STAGES, "embedding_size": 8, "groups_width": 8},
     "resnet": {**STAGES, "embedding_size": 8, "layer_type": "bottleneck"},
     "swin": SWIN,
-    "swinv2": SWIN,
     "vit": VIT,
 }
 
