@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from components.errors import ParamsError
 from components.params.data import Prepare, Source, Task, Validate
-from components.params.families import Family, Init, Lenet, Vit
+from components.params.families import Family, Init, Lenet, TransformersImage, Vit
 from components.params.measure import Benchmark, Compare, Parity, Policy
 from components.params.passes import Distill, Train, Variant
 from components.params.section import Name, Section
@@ -66,6 +66,8 @@ def _tree_errors(params: Params) -> Iterator[str]:
             )
         if isinstance(variant, Distill):
             yield from _family_errors(variant.model, params.task.shape, f"{where}.model")
+            if isinstance(variant.model, TransformersImage) and variant.model.checkpoint:
+                yield f"{where}.model.checkpoint: only init reads a checkpoint; name it in init.model"
     yield from _family_errors(params.init.model, params.task.shape, "init.model")
     for name in params.targets:
         if name == "export":

@@ -52,6 +52,10 @@ TINY: dict[str, dict[str, Any]] = {
         "intermediate_size": 32,
         "dropout": 0.1,
     },
+    "transformers_image": {
+        "architecture": "resnet",
+        "config": {"embedding_size": 8, "hidden_sizes": [16], "depths": [2], "layer_type": "basic"},
+    },
 }
 
 
@@ -137,6 +141,13 @@ def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     return logits
 
 
+def reload_transformers_image(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from transformers import AutoModelForImageClassification
+
+    logits: torch.Tensor = AutoModelForImageClassification.from_pretrained(folder).eval()(pixel_values=pixels).logits
+    return logits
+
+
 # Logits of a saved model by plain library calls, without Temper: (folder, preprocessed pixels, params) -> logits.
 RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {
     "perceptron": reload_perceptron,
@@ -146,6 +157,7 @@ RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {
     "vgg": reload_vgg,
     "resnet": reload_resnet,
     "vit": reload_vit,
+    "transformers_image": reload_transformers_image,
 }
 FEATURELESS = {"perceptron"}  # nothing before the classifier: neither pruned nor trained by itself
 PRUNABLE = sorted(set(FAMILIES) - FEATURELESS)
