@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+SPLITS = ("train", "validation", "calibration", "test")
+
 
 class Spec(BaseModel):
     """What `prepare` learned: all that a model must know of its data, shipped with every model and build."""

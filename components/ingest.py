@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.errors import DataError
 from components.hashing import sha256_file
 from components.params import Source
 from components.sources import SOURCES
 
-ROW_GROUP = 65_536  # rows: what validate holds in memory at once
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUP = 65_536  # rows: at most so many are in memory at once ...
+GROUP_BYTES = 64 << 20  # ... or so many bytes, and a batch
+
+
+def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """Batches put together into row groups of one size, however small the source's are."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    for batch in reader:
+        held.append(batch)
+        if sum(map(len, held)) < ROW_GROUP and sum(part.nbytes for part in held) < GROUP_BYTES:
+            continue
+        table = pa.Table.from_batches(held)
+        whole = len(table) // ROW_GROUP * ROW_GROUP or len(table)
+        yield table.slice(0, whole)
+        held = table.slice(whole).to_batches()
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def run(source: Source, observed: Path, out: Path) -> dict[str, int]:
@@ -21,9 +44,9 @@ def run(source: Source, observed: Path, out: Path) -> dict[str, int]:
     earlier = json.loads(observed.read_text("utf-8"))
     path, rows = out / "data.parquet", 0
     with member.read(source) as reader, pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_batch(batch, ROW_GROUP)
-            rows += len(batch)
+        for table in _groups(reader):
+            writer.write_table(table, ROW_GROUP)
+            rows += len(table)
     identity, _ = member.observe(source, None)
     if identity != earlier:
         raise DataError(f"source: the {source.kind} data changed while they were read; run again")

@@ -48,6 +48,14 @@ class Family(Protocol):
     def load(self, directory: Path, params: Any, spec: Spec) -> nn.Module: ...
 
 
+class Adopting(Protocol):
+    """What a family whose params may name a checkpoint offers besides."""
+
+    def adopt(self, folder: Path, params: Any, spec: Spec) -> tuple[Any, nn.Module]:
+        """The module of a checked checkpoint for our classes, and params that `build` the like of it."""
+        ...
+
+
 class Maskable(Protocol):
     """What a family that is in params.MASKABLE offers besides."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.batches import batches
 from components.params import Expectation, Validate
+from components.seen import Seen
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-BATCH_BYTES = 4 << 20  # as stored; a byte a pixel becomes several arrays of eight
-REPEATS = {"earlier_copies", "other_labels"}  # columns of the rules that max_duplicate_share bounds
+STOPPED_ROWS = 10_000  # in quarantine.parquet of data that are refused
+REPEATS = {"earlier_copies", "other_labels", "held_out_copies"}  # columns of the rules that max_duplicate_share bounds
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Finding:
     observed: str = ""
     breaches: int = 0
     examples: list[str] = field(default_factory=list)
-    rows: dict[int, str] = field(default_factory=dict)  # row number: its value
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))  # their numbers, rising
 
     @property
     def columns(self) -> list[str]:
@@ -41,7 +43,7 @@ class Finding:
 
     def line(self, rows: int) -> str:
         what = f"{self.rule}: {self.notes}"
-        if self.rows:
+        if len(self.rows):
             return f"{what}; {self.breaches} of {rows} rows, such as {', '.join(self.examples)}"
         if self.examples:
             return f"{what}; {self.breaches} found: {', '.join(self.examples)}"
@@ -55,69 +57,85 @@ def columns_named(rule: Expectation) -> list[str]:
     return [name for name in [*named, *several] if isinstance(name, str)]
 
 
-def batches(file: pq.ParquetFile) -> Iterator[pa.Table]:
-    """The rows in order, a bounded number in memory at once."""
-    import pyarrow as pa
-
-    groups = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
-    rows = BATCH_BYTES * max(file.metadata.num_rows, 1) // max(sum(groups), 1)
-    for batch in file.iter_batches(min(max(rows, 256), 65_536)):
-        yield pa.Table.from_batches([batch])
+def short(value: object) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
-def set_aside(findings: Sequence[Finding]) -> dict[int, list[tuple[str, str]]]:
-    """For each row that breaks a quarantine rule: every rule it breaks, and why."""
-    reasons: dict[int, list[tuple[str, str]]] = {}
-    for finding in findings:
-        if finding.expectation.severity == "quarantine" and not finding.success:
-            for row, value in finding.rows.items():
-                reason = f"{finding.notes} ({', '.join(finding.columns)} is {value})"
-                reasons.setdefault(row, []).append((finding.rule, reason))
-    return dict(sorted(reasons.items()))
+def value_of(line: Mapping[str, Any]) -> str:
+    """The values of a rule's columns in one row, as they are told."""
+    values = list(line.values())
+    return short(values[0] if len(values) == 1 else values)
 
 
-def too_many(findings: Sequence[Finding], aside: Mapping[int, Any], rows: int, validate: Validate) -> Iterator[str]:
-    def repeat(finding: Finding) -> bool:
-        return any(name in REPEATS for name in finding.columns)
+def set_aside(findings: Sequence[Finding], rows: int) -> np.ndarray:
+    """Which rows break a quarantine rule."""
+    aside = np.zeros(rows, bool)
+    for finding in _breaches(findings):
+        aside[finding.rows] = True
+    return aside
 
-    broken = [f for f in findings if f.rows and f.expectation.severity == "quarantine" and not f.success]
+
+def repeats(finding: Finding) -> bool:
+    return any(name in REPEATS for name in finding.columns)
+
+
+def _breaches(findings: Sequence[Finding]) -> list[Finding]:
+    return [f for f in findings if f.expectation.severity == "quarantine" and not f.success and len(f.rows)]
+
+
+def too_many(findings: Sequence[Finding], aside: np.ndarray, validate: Validate) -> Iterator[str]:
+    rows, broken = len(aside), _breaches(findings)
     bounds = (
-        ("max_quarantined_share", validate.max_quarantined_share, [f for f in broken if not repeat(f)]),
-        ("max_duplicate_share", validate.max_duplicate_share, [f for f in broken if repeat(f)]),
+        ("max_quarantined_share", validate.max_quarantined_share, [f for f in broken if not repeats(f)]),
+        ("max_duplicate_share", validate.max_duplicate_share, [f for f in broken if repeats(f)]),
     )
     for name, bound, concerned in bounds:
-        count = len({row for finding in concerned for row in finding.rows})
+        count = int(set_aside(concerned, rows).sum())
         if count > bound * rows:
             yield f"validate.{name}: {count} of {rows} rows ({count / rows:.1%}) break rules, {bound:.1%} may"
             yield from (f"  {finding.line(rows)}" for finding in concerned)
-    if 0 < rows - len(aside) < validate.min_rows <= rows:
-        yield f"validate.min_rows: {rows - len(aside)} rows are left of {rows}, {validate.min_rows} are needed"
+    kept = rows - int(aside.sum())
+    if 0 < kept < validate.min_rows <= rows:
+        yield f"validate.min_rows: {kept} rows are left of {rows}, {validate.min_rows} are needed"
 
 
-def write_rows(file: pq.ParquetFile, aside: Mapping[int, list[tuple[str, str]]], out: Path, stopped: bool) -> None:
-    """quarantine.parquet, and data.parquet unless the run stops."""
+def write_rows(
+    file: pq.ParquetFile, seen: Seen, findings: Sequence[Finding], aside: np.ndarray, out: Path, stopped: bool
+) -> None:
+    """quarantine.parquet, and data.parquet unless the run stops: then the first STOPPED_ROWS set aside must do."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = file.schema_arrow.remove_metadata()
     texts = [pa.field("row", pa.int64()), pa.field("rule", pa.string()), pa.field("reason", pa.string())]
-    set_aside = pq.ParquetWriter(out / "quarantine.parquet", pa.schema([*schema, *texts]), compression="zstd")
+    bad_rows = pq.ParquetWriter(out / "quarantine.parquet", pa.schema([*schema, *texts]), compression="zstd")
     kept = None if stopped else pq.ParquetWriter(out / "data.parquet", schema, compression="zstd")
-    start = 0
-    with set_aside:
-        for table in batches(file):
-            rows = [row for row in range(start, start + len(table)) if row in aside]
-            if rows:
-                bad = table.take([row - start for row in rows])
-                bad = bad.append_column(texts[0], pa.array(rows, pa.int64()))
-                for i in (0, 1):
-                    told = ["; ".join(reason[i] for reason in aside[row]) for row in rows]
-                    bad = bad.append_column(texts[i + 1], pa.array(told, pa.string()))
-                set_aside.write_table(bad)
+    start, left, broken = 0, STOPPED_ROWS if stopped else len(aside), _breaches(findings)
+    with bad_rows, kept or contextlib.nullcontext():
+        for i, table in enumerate(batches(file)):
+            bad = np.flatnonzero(aside[start : start + len(table)])[:left]
+            if len(bad):
+                told = _reasons(seen, i, start, bad, broken)
+                columns = [pa.array(bad + start), *(pa.array(text, pa.string()) for text in told)]
+                bad_rows.write_table(
+                    pa.table([*table.take(bad).columns, *columns], schema=pa.schema([*schema, *texts]))
+                )
+                left -= len(bad)
             if kept:
-                keep = np.ones(len(table), bool)
-                keep[[row - start for row in rows]] = False
-                kept.write_table(table.filter(pa.array(keep)))
+                kept.write_table(table.filter(pa.array(~aside[start : start + len(table)])))
             start += len(table)
-    if kept:
-        kept.close()
+
+
+def _reasons(seen: Seen, batch: int, start: int, bad: np.ndarray, broken: Sequence[Finding]) -> tuple[list[str], ...]:
+    """For each of these rows of a batch: every rule that it breaks, and why."""
+    rules: list[list[str]] = [[] for _ in bad]
+    reasons: list[list[str]] = [[] for _ in bad]
+    for finding in broken:
+        first, last = np.searchsorted(finding.rows, [start + bad[0], start + bad[-1] + 1])
+        here = finding.rows[first:last].astype(np.int64) - start
+        lines = seen.batch(batch, finding.columns).take(here).to_pylist()
+        for at, line in zip(np.searchsorted(bad, here), lines, strict=True):
+            rules[at].append(finding.rule)
+            reasons[at].append(f"{finding.notes} ({', '.join(finding.columns)} is {value_of(line)})")
+    return ["; ".join(told) for told in rules], ["; ".join(told) for told in reasons]

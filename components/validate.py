@@ -8,28 +8,41 @@ written first, so that they can be read then too.
 from __future__ import annotations
 
 import difflib
+import gc
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from components import data_docs
+from components.batches import batches, open_parquet
 from components.errors import DataError, ParamsError
-from components.params import Expectation, ImageClassification, Validate
-from components.quarantine import REPEATS, Finding, batches, columns_named, set_aside, too_many, write_rows
+from components.params import Expectation, ImageClassification, ImageColumns, Validate
+from components.quarantine import (
+    STOPPED_ROWS,
+    Finding,
+    columns_named,
+    repeats,
+    set_aside,
+    short,
+    too_many,
+    value_of,
+    write_rows,
+)
+from components.seen import look
 from components.tasks import TASKS
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 HEAD_ROWS = 1_000  # enough to tell what kind of values a column holds
 EXAMPLES = 5
+COLLECT_ROWS = 100_000  # fewer are not worth the 0.2 s
+RESULT = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
 OURS = {"id", "meta", "result_format", "catch_exceptions", "rendered_content", "severity", "windows", "batch_id"}
 OURS |= {"row_condition", "condition_parser"}  # code in a string, run by pandas
 
@@ -41,7 +54,7 @@ def _rule(severity: Literal["stop", "quarantine"], expect: str, notes: str, **ar
     return Expectation(expect=f"expect_{expect}", severity=severity, arguments={**arguments, "notes": notes})
 
 
-def rules_of_any_task(validate: Validate, key: bool) -> dict[str, list[Expectation]]:
+def rules_of_any_task(validate: Validate, declared: ImageColumns) -> dict[str, list[Expectation]]:
     """What must hold whatever the task: enough rows, no empty column, nothing twice."""
     none, zero = "column_values_to_be_in_set", [0]
     copies = "an earlier row has the same inputs and the same label"
@@ -53,7 +66,10 @@ def rules_of_any_task(validate: Validate, key: bool) -> dict[str, list[Expectati
         _rule("quarantine", none, copies, column="earlier_copies", value_set=zero),
         _rule("quarantine", none, others, column="other_labels", value_set=zero),
     ]
-    if key:
+    if declared.split:
+        held_out = "a row of another split, held out from this one, has the same inputs"
+        rows.append(_rule("quarantine", none, held_out, column="held_out_copies", value_set=zero))
+    if declared.key:
         clash = "another row has the same key and differs"
         rows.append(_rule("quarantine", none, clash, column="key_clashes", value_set=zero))
     full = _rule("stop", "column_values_to_be_between", empty, column="null_share", max_value=1.0, strict_max=True)
@@ -109,32 +125,71 @@ def _close(name: str, known: Sequence[str]) -> str:
 # --- Great Expectations ----------------------------------------------------------------------------
 
 
-def evaluate(name: str, frame: pd.DataFrame, rules: Sequence[Expectation]) -> tuple[list[Finding], str]:
-    """(what came of each rule, the Data Docs page). `name` is what a line of the frame is: rows or columns."""
+def evaluate(
+    name: str,
+    table: Callable[[Sequence[str]], pa.Table],
+    columns: Sequence[str],
+    rows: int,
+    rules: Sequence[Expectation],
+) -> tuple[list[Finding], str]:
+    """(what came of each rule, the Data Docs page). `name` is what a line of the table is: rows or columns.
+
+    A rule at a time, on the columns that it names: `table` reads them.
+    """
     import great_expectations as gx
+    import pandas as pd
     from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.expectations import expectation as kinds
     from great_expectations.expectations.registry import get_expectation_impl
 
     # It sets its own level to INFO when imported, and names folders that it never makes.
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe(name).get_batch({"dataframe": frame})
-    expectations = [
-        get_expectation_impl(rule.expect)(**rule.arguments, meta={"rule": i}) for i, rule in enumerate(rules)
-    ]
-    line = name.removesuffix("s")
-    suite = gx.ExpectationSuite(name=name, expectations=expectations)
-    result = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [line]})
-    raw = sorted(
-        (item.to_json_dict() for item in result.results), key=lambda r: r["expectation_config"]["meta"]["rule"]
+    by_column = (
+        kinds.ColumnMapExpectation,
+        kinds.ColumnPairMapExpectation,
+        kinds.MulticolumnMapExpectation,
+        kinds.ColumnAggregateExpectation,
     )
-    findings = [_finding(rules[i], item, line) for i, item in enumerate(raw)]
-    return findings, _page({**result.to_json_dict(), "results": raw})
+    findings, raw, meta = [], [], {}
+    for i, rule in enumerate(rules):
+        kind, named = get_expectation_impl(rule.expect), list(dict.fromkeys(columns_named(rule)))
+        if issubclass(kind, by_column):
+            frame = table(named).to_pandas(split_blocks=True)
+        else:  # about the table: it looks at names and the number of rows
+            frame = pd.DataFrame(np.zeros((rows, len(columns)), np.int8), columns=list(columns))
+        context = gx.get_context(mode="ephemeral")  # one a rule: it holds on to what it was given
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+        batch = asset.add_batch_definition_whole_dataframe(name).get_batch({"dataframe": frame})
+        suite = gx.ExpectationSuite(name=name, expectations=[kind(**rule.arguments, meta={"rule": i})])
+        result = batch.validate(suite, result_format=RESULT)
+        (item,) = result.results
+        broken = np.array(item.result.pop("unexpected_index_list", None) or [], np.uint32)
+        item.result.pop("partial_unexpected_index_list", None)
+        findings.append(_finding(rule, item.to_json_dict(), name, broken, table))
+        raw.append(item.to_json_dict())
+        meta = result.meta
+        del frame, batch, asset, context, result, item
+        if rows > COLLECT_ROWS:
+            gc.collect()  # its objects hold each other, and the frame
+    good = sum(bool(item["success"]) for item in raw)
+    statistics = {
+        "evaluated_expectations": len(raw),
+        "successful_expectations": good,
+        "unsuccessful_expectations": len(raw) - good,
+        "success_percent": 100 * good / len(raw) if raw else None,
+    }
+    whole = {"success": good == len(raw), "results": raw, "suite_name": name, "suite_parameters": {}}
+    return findings, _page({**whole, "statistics": statistics, "meta": meta, "id": None})
 
 
-def _finding(rule: Expectation, result: Mapping[str, Any], line: str) -> Finding:
+def _finding(
+    rule: Expectation,
+    result: Mapping[str, Any],
+    name: str,
+    broken: np.ndarray,
+    table: Callable[[Sequence[str]], pa.Table],
+) -> Finding:
     columns = columns_named(rule)
     finding = Finding(f"{rule.expect}({', '.join(columns)})", rule, bool(result["success"]))
     if fault := _exception(result):
@@ -142,15 +197,16 @@ def _finding(rule: Expectation, result: Mapping[str, Any], line: str) -> Finding
         return finding
     found = result["result"]
     if "observed_value" in found:
-        finding.observed = f"found {_short(found['observed_value'])}"
-    for item in found.get("unexpected_index_list") or []:
-        values = [value for name, value in item.items() if name != line] or [item[line]]
-        value = _short(values[0] if len(values) == 1 else values)
-        if len(finding.examples) < EXAMPLES:
-            same = value == _short(item[line])
-            finding.examples.append(f"{line} {value}" if same else f"{line} {item[line]}: {value}")
-        if line == "row" and not finding.success:
-            finding.rows[int(item[line])] = value
+        finding.observed = f"found {short(found['observed_value'])}"
+    if len(broken):
+        line = name.removesuffix("s")
+        shown = broken[:EXAMPLES]
+        titles = table(["column"]).column(0).take(shown).to_pylist() if line == "column" else shown.tolist()
+        for title, values in zip(titles, table(columns).take(shown).to_pylist(), strict=True):
+            same = list(values.values()) == [title]
+            finding.examples.append(f"{line} {short(title) if same else f'{title}: {value_of(values)}'}")
+    if name == "rows" and not finding.success:
+        finding.rows = broken
     finding.breaches = int(found.get("unexpected_count", 0) or 0)
     return finding
 
@@ -159,11 +215,6 @@ def _exception(result: Mapping[str, Any]) -> str:
     info = result.get("exception_info") or {}
     faults = [info] if "raised_exception" in info else list(info.values())
     return next((str(f["exception_message"]).splitlines()[0] for f in faults if f.get("raised_exception")), "")
-
-
-def _short(value: object) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _page(result: dict[str, Any]) -> str:
@@ -187,87 +238,44 @@ def _page(result: dict[str, Any]) -> str:
 # --- what Great Expectations looks at --------------------------------------------------------------
 
 
-def _null_count(column: pa.ChunkedArray) -> tuple[int, int]:
-    """(nulls and NaN, values), through lists."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    array = column.combine_chunks()
-    if pa.types.is_nested(array.type) and hasattr(array.type, "value_type") and not pa.types.is_map(array.type):
-        missing = array.null_count
-        nulls, values = _null_count(pa.chunked_array([pc.list_flatten(array)]))
-        return nulls + missing, values + missing
-    return int(pc.sum(pc.is_null(array, nan_is_null=True)).as_py() or 0), len(array)
-
-
-def look(file: pq.ParquetFile, task: ImageClassification) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(columns, rows) as the rules see them; only a batch of the data is in memory at once."""
-    import pandas as pd
-
-    member = TASKS[task.kind]
-    empty = file.schema_arrow.empty_table()
-    columns, parts, start = member.columns(empty, task), [], 0
-    counts = {name: np.zeros(2, np.int64) for name in empty.column_names}
-    for table in batches(file):
-        if not start:
-            columns = member.columns(table.slice(0, HEAD_ROWS), task)
-        for name in empty.column_names:
-            counts[name] += _null_count(table.column(name))
-        part = member.features(table, task)
-        parts.append(part.assign(row=np.arange(start, start + len(table))))
-        start += len(table)
-    shares = [counts[name][0] / counts[name][1] if counts[name][1] else 0.0 for name in columns["column"]]
-    rows = pd.concat(parts, ignore_index=True) if parts else member.features(empty, task).assign(row=[])
-    return columns.assign(null_share=shares), _with_repeats(rows)
-
-
-def _with_repeats(rows: pd.DataFrame) -> pd.DataFrame:
-    """Adds how many earlier rows are the same, how many other labels the same inputs have, and whose key is taken."""
-    found = rows.copy()
-    if "content" in rows and "label" in rows:
-        known = rows[rows["content"].notna() & rows["label"].notna()]
-        copies = known.groupby(["content", "label"], sort=False).cumcount()
-        others = known.groupby("content", sort=False)["label"].transform("nunique") - 1
-        found["earlier_copies"] = copies.reindex(rows.index, fill_value=0).astype("int64")
-        found["other_labels"] = others.reindex(rows.index, fill_value=0).astype("int64")
-        if "key" in rows:
-            distinct = rows[rows["key"].notna()].assign(
-                one=rows["content"].fillna("") + "\0" + rows["label"].fillna("")
-            )
-            clashes = distinct.groupby("key", sort=False)["one"].transform("nunique") - 1
-            found["key_clashes"] = clashes.reindex(rows.index, fill_value=0).astype("int64")
-    return found.drop(columns="content", errors="ignore")
-
-
 def run(task: ImageClassification, validate: Validate, raw: Path, out: Path) -> dict[str, float]:
     """data.parquet, quarantine.parquet (with row, rule, reason), report.json, docs/. Raises DataError, ParamsError."""
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
-    for name in ("data.parquet", "quarantine.parquet", "report.json"):
+    for name in ("features.parquet", "data.parquet", "quarantine.parquet", "report.json"):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "docs", ignore_errors=True)
     check(validate.expectations)
-    ours, tasks = rules_of_any_task(validate, task.columns.key is not None), TASKS[task.kind].expectations(task)
-    with pq.ParquetFile(raw / "data.parquet") as file:
-        columns, rows = look(file, task)
-        column_findings, column_page = evaluate("columns", columns, [*tasks["columns"], *ours["columns"]])
+    ours, tasks = rules_of_any_task(validate, task.columns), TASKS[task.kind].expectations(task)
+    scratch = out / "features.parquet"
+    with open_parquet(raw / "data.parquet") as file:
+        seen = look(file, task, scratch)
+        head = next(batches(file), file.schema_arrow.empty_table()).slice(0, HEAD_ROWS)
+        columns = TASKS[task.kind].columns(head, task)
+        nulls = [seen.nulls[name] for name in columns["column"]]
+        columns = columns.assign(null_share=[some[0] / some[1] if some[1] else 0.0 for some in nulls])
+        kinds = pa.Table.from_pandas(columns, preserve_index=False)
+        column_rules = [*tasks["columns"], *ours["columns"]]
+        column_findings, column_page = evaluate("columns", kinds.select, kinds.column_names, len(kinds), column_rules)
         if all(finding.success for finding in column_findings):
-            _check_columns(validate.expectations, list(rows.columns))
+            _check_columns(validate.expectations, seen.columns)
         # Where columns are missing, rules on them are left out: that they are missing is said already.
         rules = [*ours["rows"], *tasks["rows"], *validate.expectations]
-        rules = [rule for rule in rules if set(columns_named(rule)) <= set(rows.columns)]
-        row_findings, row_page = evaluate("rows", rows, rules)
+        rules = [rule for rule in rules if set(columns_named(rule)) <= set(seen.columns)]
+        row_findings, row_page = evaluate("rows", seen.table, seen.columns, seen.rows, rules)
 
         findings = [*column_findings, *row_findings]
-        aside = set_aside(row_findings)
+        aside = set_aside(row_findings, seen.rows)
         stops = [
-            finding.line(len(rows))
+            finding.line(seen.rows)
             for finding in findings
-            if not finding.success and (finding.expectation.severity == "stop" or not finding.rows)
+            if not finding.success and (finding.expectation.severity == "stop" or not len(finding.rows))
         ]
-        stops += too_many(row_findings, aside, len(rows), validate)
-        write_rows(file, aside, out, bool(stops))
-    counts = {"rows": len(rows), "kept": len(rows) - len(aside), "quarantined": len(aside)}
+        stops += too_many(row_findings, aside, validate)
+        write_rows(file, seen, row_findings, aside, out, bool(stops))
+    scratch.unlink()
+    bad = int(aside.sum())
+    counts = {"rows": seen.rows, "kept": seen.rows - bad, "quarantined": bad}
     report = {
         **counts,
         "refused": stops,
@@ -294,19 +302,20 @@ def run(task: ImageClassification, validate: Validate, raw: Path, out: Path) -> 
         (out / "docs" / f"{name}.html").write_text(page, "utf-8")
     if stops:
         told = "\n".join(f"- {stop}" if not stop.startswith(" ") else stop for stop in stops)
-        where = f"Data Docs: {out}/docs/index.html; the rows: {out}/quarantine.parquet"
+        few = f", the first {STOPPED_ROWS} of {bad}" if bad > STOPPED_ROWS else ""
+        where = f"Data Docs: {out}/docs/index.html; the rows{few}: {out}/quarantine.parquet"
         raise DataError(f"the data were refused before any training:\n{told}\n{where}")
-    repeats = {row for f in row_findings for row in f.rows if set(f.columns) & REPEATS}
-    if aside:
-        why = "; ".join(f"{len(f.rows)}: {f.notes}" for f in row_findings if f.rows)
+    repeated = set_aside([finding for finding in row_findings if repeats(finding)], seen.rows)
+    if bad:
+        why = "; ".join(f"{len(f.rows)}: {f.notes}" for f in row_findings if len(f.rows))
         logging.getLogger("temper").warning(
-            "%d of %d rows set aside (%s): quarantine.parquet beside the valid rows", len(aside), len(rows), why
+            "%d of %d rows set aside (%s): quarantine.parquet beside the valid rows", bad, seen.rows, why
         )
     return {
         **counts,
         # Apart, as their limits are: validate.max_quarantined_share and validate.max_duplicate_share.
-        "quarantined_share": len(set(aside) - repeats) / len(rows),
-        "duplicate_share": len(repeats) / len(rows),
+        "quarantined_share": int((aside & ~repeated).sum()) / seen.rows,
+        "duplicate_share": int(repeated.sum()) / seen.rows,
         "rules": len(findings),
         "broken_rules": sum(not finding.success for finding in findings),
     }

@@ -50,7 +50,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         )
         pq.write_table(table, out / f"{split}.parquet")
-    statistics = image_classification.statistics({"image": images[:360]})
+    statistics = image_classification.statistics([{"image": images[:360]}])
     classes = [str(label) for label in range(10)]
     Spec(task="image_classification", shape=[8, 8], classes=classes, statistics=statistics).write(out)
     return out

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from components.params.section import Count, Section
+from components.params.section import Count, Section, Text
 
 
 class Perceptron(Section):
@@ -71,7 +71,32 @@ class Vit(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-Family = Annotated[Perceptron | Mlp | Lenet | Alexnet | Vgg | Resnet | Vit, Field(discriminator="family")]
+class TransformersImage(Section):
+    """Either `architecture` with its `config`, or, in init, `checkpoint`: a folder or a name on the hub.
+
+    `revision` is the commit to take from the hub; left out, the newest, which is looked up at every run.
+    """
+
+    family: Literal["transformers_image"]
+    architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] | None = None
+    config: dict[str, Any] | None = None
+    checkpoint: Text | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> TransformersImage:
+        if (self.checkpoint is None) == (self.architecture is None) or (self.architecture is None) != (
+            self.config is None
+        ):
+            raise ValueError("must have either a checkpoint, or an architecture and its config ({}: all as it comes)")
+        if self.revision is not None and self.checkpoint is None:
+            raise ValueError("revision belongs to a checkpoint")
+        return self
+
+
+Family = Annotated[
+    Perceptron | Mlp | Lenet | Alexnet | Vgg | Resnet | Vit | TransformersImage, Field(discriminator="family")
+]
 
 FEATURELESS = ("perceptron",)  # nothing before the classifier that `pretrain` could train
 MASKABLE = ("vit",)  # `pretrain` can mask their patches: they offer what components.model.Maskable says

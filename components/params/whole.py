@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from components.errors import ParamsError
 from components.params.data import Prepare, Source, Task, Validate
-from components.params.families import FEATURELESS, MASKABLE, Family, Init, Lenet, Vit
+from components.params.families import FEATURELESS, MASKABLE, Family, Init, Lenet, TransformersImage, Vit
 from components.params.fit import Colour
 from components.params.measure import Benchmark, Compare, Parity, Policy
 from components.params.passes import Contrastive, Distill, Masked, Pretrain, Train, Variant
@@ -99,6 +99,8 @@ def _tree_errors(params: Params) -> Iterator[str]:
             )
         if isinstance(variant, Distill):
             yield from _family_errors(variant.model, params.task.shape, f"{where}.model")
+            if isinstance(variant.model, TransformersImage) and variant.model.checkpoint:
+                yield f"{where}.model.checkpoint: only init reads a checkpoint; name it in init.model"
     first, reference = next(iter(params.variants.items()))
     if isinstance(reference, Pretrain):
         yield (

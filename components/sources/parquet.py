@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from components.params import Parquet
+
+BATCH_BYTES = 16 << 20  # as stored
 
 
 def observe(params: Parquet, earlier: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -26,22 +29,39 @@ def observe(params: Parquet, earlier: Mapping[str, Any] | None) -> tuple[dict[st
 
 
 def read(params: Parquet) -> pa.RecordBatchReader:
+    """A batch at a time; what is damaged inside the file shows only when its batch is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     where = f"source.path {params.path}"
-    try:
+    with _told(where):
         # ParquetFile, not read_table: the latter takes column types from folder names and reads whole folders.
-        with pq.ParquetFile(params.path) as file:
-            table = file.read()
+        file = pq.ParquetFile(params.path, pre_buffer=False)  # else it holds all that it has read
+        schema = file.schema_arrow.remove_metadata()
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise DataError(f"{where}: columns appear more than once: {twice[:5]}; rename or drop them")
+    if file.metadata.num_rows == 0:
+        raise DataError(f"{where}: has columns but no rows; check what writes it")
+    stored = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+    size = min(max(BATCH_BYTES * file.metadata.num_rows // max(stored, 1), 256), 65_536)
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        with _told(where), file:
+            for batch in file.iter_batches(size):
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, rows())
+
+
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
     except OSError as error:  # pyarrow's ArrowIOError is OSError
         raise DataError(f"{where}: cannot be read: {error}") from None
     except pa.ArrowInvalid as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{where}: is not a whole Parquet file (truncated, or another format): {reason}") from None
-    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
-    if twice:
-        raise DataError(f"{where}: columns appear more than once: {twice[:5]}; rename or drop them")
-    if len(table) == 0:
-        raise DataError(f"{where}: has columns but no rows; check what writes it")
-    return table.replace_schema_metadata(None).to_reader()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from components import model
@@ -22,9 +22,10 @@ class Task(model.Task, Protocol):
         """One row for each column of some raw rows: `column`, and what `expectations(params)["columns"]` look at."""
         ...
 
-    def features(self, table: pa.Table, params: Any) -> pd.DataFrame:
-        """One row for each raw row: `label` (text), `key` if one is declared, figures that say what is wrong with it,
-        and `content`: a hash of its inputs without the label, null if they cannot be read."""
+    def features(self, table: pa.Table, params: Any) -> pa.Table:
+        """One row for each raw row: `label` (text), `key` and `split` if they are declared, figures that say what is
+        wrong with it, and `content` (16 bytes): a hash of its inputs without the label, null if they cannot be read.
+        The same columns and types for every batch."""
         ...
 
     def expectations(self, params: Any) -> dict[str, list[Expectation]]:
@@ -35,15 +36,19 @@ class Task(model.Task, Protocol):
         """Valid raw rows to (inputs, first axis the row, and class numbers int32)."""
         ...
 
-    def keys(self, table: pa.Table, params: Any) -> list[str] | None:
+    def keys(self, table: pa.Table, params: Any) -> pa.Array | None:
         """The declared key of each row as text, or None if none is declared."""
         ...
 
-    def content(self, inputs: Mapping[str, np.ndarray]) -> list[str]:
-        """A hash of each row's inputs; equal inputs have equal ones."""
+    def splits(self, table: pa.Table, params: Any) -> pa.Array | None:
+        """The declared split of each row as text, or None if none is declared."""
         ...
 
-    def statistics(self, inputs: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    def content(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """128 bits of a hash of each row's inputs, as two uint64 (n, 2); equal inputs have equal ones."""
+        ...
+
+    def statistics(self, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
         """What preprocessing needs to know of the training split."""
         ...
 

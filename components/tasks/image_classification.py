@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from components.data import Spec
+from components.data import SPLITS, Spec
 from components.errors import DataError
 from components.params import Expectation, ImageClassification, Loss
 
@@ -19,14 +21,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
-def statistics(inputs: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    """Mean and standard deviation per channel of raw training images (n, height, width[, channels])."""
-    images = inputs["image"]
-    pixels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1).astype(np.float64)
-    return {"mean": pixels.mean(0).tolist(), "std": np.maximum(pixels.std(0), 1e-6).tolist()}
+def statistics(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+    """Mean and standard deviation per channel of raw training images (n, height, width[, channels]).
+
+    Batches are joined by their means and squared deviations (Chan, Golub, LeVeque 1979), in float64.
+    """
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for inputs in batches:
+        images = inputs["image"]
+        pixels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1).astype(np.float64)
+        more, mean_more = len(pixels), pixels.mean(0)
+        pixels -= mean_more
+        shift, total = mean_more - mean, count + more
+        squares = squares + np.square(pixels, out=pixels).sum(0) + shift**2 * (count * more / total)
+        mean, count = mean + shift * (more / total), total
+    return {"mean": mean.tolist(), "std": np.maximum(np.sqrt(squares / count), 1e-6).tolist()}
 
 
 def preprocess(inputs: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
@@ -72,7 +85,7 @@ def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def _image_columns(names: Sequence[str], params: ImageClassification) -> list[str]:
     """The columns that hold the image, in file order: with a `*`, one a pixel."""
-    others = {params.columns.label, params.columns.key}
+    others = {params.columns.label, params.columns.key, params.columns.split}
     pattern = ".*".join(re.escape(part) for part in params.columns.image.split("*"))
     return [name for name in names if re.fullmatch(pattern, name, re.DOTALL) and name not in others]
 
@@ -125,6 +138,83 @@ def _leaves(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return array, rows
 
 
+def _is_encoded(kind: pa.DataType) -> bool:
+    """Bytes of image files, or the struct{bytes, path} of `datasets`."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_encoded(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def decode(data: bytes | None, params: ImageClassification) -> np.ndarray | str:
+    """Pixels 0 to 255 (*shape) of an image file's first frame, or why there are none.
+
+    Turned as its EXIF data say; transparency on white; 16 bits scaled to 8; grey and colour as Pillow converts them.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    height, width = params.shape[:2]
+    mode = {1: "L", 3: "RGB"}.get(math.prod(params.shape[2:]))
+    if mode is None:
+        raise DataError(f"task.shape {params.shape}: image files give [height, width] or [height, width, 3]")
+    if not data:
+        return "is missing" if data is None else "is an empty file"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            return "has floating-point pixels; save it with 8 or 16 bits"
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) / 257 + 0.5).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert(mode)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"has more than {Image.MAX_IMAGE_PIXELS} pixels"
+    except UnidentifiedImageError:
+        return f"is no image file ({', '.join(FORMATS)})"
+    except Exception as error:  # noqa: BLE001 - damaged bytes raise whatever the decoder stumbles over
+        return f"is truncated or broken: {error}"
+    if image.size != (width, height):
+        if params.resize is None:
+            return f"is {image.height}x{image.width}, task.shape says {height}x{width}; set task.resize"
+        if params.resize == "stretch":
+            image = image.resize((width, height))
+        else:
+            image = (ImageOps.fit if params.resize == "crop" else ImageOps.pad)(image, (width, height))
+    return np.asarray(image).reshape(params.shape)
+
+
+def _decoded(array: pa.Array, params: ImageClassification) -> tuple[np.ndarray, list[str | None]]:
+    """(float64 pixels (rows, size), NaN where there are none; why there are none)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    files = pc.struct_field(array, "bytes") if pa.types.is_struct(array.type) else array
+    pixels = np.full((len(files), math.prod(params.shape)), np.nan)
+    faults: list[str | None] = [None] * len(files)
+    for i, file in enumerate(files):
+        found = decode(file.as_py(), params)
+        if isinstance(found, str):
+            faults[i] = found
+        else:
+            pixels[i] = found.ravel()
+    return pixels, faults
+
+
+def _encoded(table: pa.Table, params: ImageClassification) -> pa.Array | None:
+    """The column of image files, if the image is one."""
+    names = _image_columns(table.column_names, params)
+    if len(names) == 1 and _is_encoded(table.schema.field(names[0]).type):
+        return _plain(table.column(names[0]))
+    return None
+
+
 def _pixels(table: pa.Table, params: ImageClassification) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(float64 pixels (rows, size), NaN where there is none; how many values, nulls and non-numbers a row has)."""
     size = math.prod(params.shape)
@@ -158,8 +248,9 @@ def _null(array: pa.Array) -> np.ndarray:
     return np.array(pc.is_null(array).to_numpy(zero_copy_only=False))
 
 
-def _names(column: pa.ChunkedArray) -> list[str | None]:
-    """Values as text, so that 3, 3.0 and "3" are the same class; null and NaN are None."""
+def _names(column: pa.ChunkedArray) -> pa.Array:
+    """Values as text, so that 3, 3.0 and "3" are the same class; null and NaN are null."""
+    import pyarrow as pa
 
     def name(value: object) -> str | None:
         if value is None or value != value:
@@ -172,29 +263,37 @@ def _names(column: pa.ChunkedArray) -> list[str | None]:
 
     array = _plain(column)
     if _is_list(array.type):  # refused by the rules on columns
-        return [str(value) for value in array.to_pylist()]
+        return pa.array([str(value) for value in array.to_pylist()], pa.string())
     coded = array.dictionary_encode()  # one text for each distinct value, not for each row
-    texts = [*(name(value) for value in coded.dictionary.to_pylist()), None]
-    return [texts[i] for i in coded.indices.fill_null(-1).to_pylist()]
+    return pa.array([name(value) for value in coded.dictionary.to_pylist()], pa.string()).take(coded.indices)
 
 
-def content(inputs: Mapping[str, np.ndarray]) -> list[str]:
-    """128 bits of SHA-256 over each image as little-endian float32; minus zero is zero."""
+def content(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """128 bits of SHA-256 over each image as little-endian float32, as two uint64 (n, 2); minus zero is zero."""
     images = inputs["image"].astype("<f4") + np.zeros(1, "<f4")
-    return [hashlib.sha256(image.tobytes()).hexdigest()[:32] for image in images]
+    size, data, sha256 = images[0].nbytes if len(images) else 1, images.tobytes(), hashlib.sha256
+    heads = b"".join([sha256(data[i : i + size]).digest()[:16] for i in range(0, len(data), size)])
+    return np.frombuffer(heads, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def keys(table: pa.Table, params: ImageClassification) -> list[str] | None:
-    if params.columns.key is None:
-        return None
-    return [name or "" for name in _names(table.column(params.columns.key))]
+def keys(table: pa.Table, params: ImageClassification) -> pa.Array | None:
+    return None if params.columns.key is None else _names(table.column(params.columns.key)).fill_null("")
+
+
+def splits(table: pa.Table, params: ImageClassification) -> pa.Array | None:
+    return None if params.columns.split is None else _names(table.column(params.columns.split))
 
 
 def read(table: pa.Table, params: ImageClassification) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(image float32 (n, *shape), class numbers int32). Raises DataError for rows that validate sets aside."""
-    pixels, _ = _pixels(table, params)
-    number = {name: i for i, name in enumerate(params.classes)}
-    labels = np.array([number.get(name or "", -1) for name in _names(table.column(params.columns.label))], np.int32)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    files = _encoded(table, params)
+    pixels = _pixels(table, params)[0] if files is None else _decoded(files, params)[0]
+    names = _names(table.column(params.columns.label))
+    numbers = pc.index_in(names, value_set=pa.array(params.classes, pa.string())).fill_null(-1)
+    labels = np.array(numbers.to_numpy(zero_copy_only=False), np.int32)
     if bad := int((~np.isfinite(pixels).all(1) | (labels < 0)).sum()):
         raise DataError(f"{bad} of {len(table)} rows have no readable image or label; run validate on these data first")
     return {"image": pixels.astype(np.float32).reshape(-1, *params.shape)}, labels
@@ -212,9 +311,11 @@ def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
 
     def kind(name: str) -> str:
         array = _plain(table.column(name))
+        if name in image and _is_encoded(array.type) and len(image) == 1:
+            return "image"
         listed = name in image and "*" not in params.columns.image
         if listed and not (_is_list(array.type) or pa.types.is_null(array.type)):
-            return f"{array.type}, not a list"
+            return f"{array.type}, neither a list nor image files"
         array = _leaves(array)[0] if listed else array
         if pa.types.is_null(array.type):
             return "empty"
@@ -225,7 +326,8 @@ def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
             return "number" if np.isfinite(values).any() and name in image else "text"
         return "text" if pa.types.is_boolean(array.type) and name not in image else str(array.type)
 
-    roles: dict[str | None, str] = {params.columns.label: "label", params.columns.key: "key"}
+    others = params.columns
+    roles: dict[str | None, str] = {others.label: "label", others.key: "key", others.split: "split"}
     roles |= dict.fromkeys(image, "image")
     found = [(name, roles.get(name)) for name in table.column_names]
     return pd.DataFrame(
@@ -235,47 +337,59 @@ def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
             "extra": pd.Series([None if role else name for name, role in found], dtype="object"),
             "image_kind": pd.Series([kind(name) if role == "image" else None for name, role in found], dtype="object"),
             "name_kind": pd.Series(
-                [kind(name) if role in ("label", "key") else None for name, role in found], dtype="object"
+                [kind(name) if role in ("label", "key", "split") else None for name, role in found], dtype="object"
             ),
         }
     )
 
 
-def features(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
-    """label, key, content and image_size, _nulls, _text, _nonfinite, _min, _max, _mean of each row.
+def features(table: pa.Table, params: ImageClassification) -> pa.Table:
+    """label, key, split, content and image_size, _nulls, _text, _nonfinite, _min, _max, _mean of each row; of image
+    files image_fault: why a file cannot be used.
 
     What belongs to a column that is not there is left out.
     """
-    import pandas as pd
+    import pyarrow as pa
 
     found: dict[str, Any] = {}
-    for name, column in (("label", params.columns.label), ("key", params.columns.key)):
+    names = params.columns
+    for name, column in (("label", names.label), ("key", names.key), ("split", names.split)):
         if column in table.column_names:
-            found[name] = pd.Series(_names(table.column(column)), dtype="object")
+            found[name] = _names(table.column(column))
     if _image_columns(table.column_names, params):
-        pixels, counts = _pixels(table, params)
-        found |= {f"image_{name}": values for name, values in counts.items()}
+        files = _encoded(table, params)
+        if files is None:
+            pixels, counts = _pixels(table, params)
+            faulty = np.zeros(len(table), bool)
+        else:
+            pixels, faults = _decoded(files, params)
+            found["image_fault"] = pa.array(faults, pa.string())
+            faulty, none = np.array([fault is not None for fault in faults], bool), np.zeros(len(table), np.int64)
+            counts = {"size": none + pixels.shape[1], "nulls": none, "text": none}
+        found |= {f"image_{name}": values.astype(np.int32) for name, values in counts.items()}
         nonfinite = ~np.isfinite(pixels)
         missing = counts["nulls"] + counts["text"]
         whole = counts["size"] == pixels.shape[1]
-        found["image_nonfinite"] = np.where(whole, nonfinite.sum(1) - missing, 0)
+        found["image_nonfinite"] = np.where(whole & ~faulty, nonfinite.sum(1) - missing, 0).astype(np.int32)
         least, greatest = np.where(nonfinite, np.inf, pixels).min(1), np.where(nonfinite, -np.inf, pixels).max(1)
         any_finite = ~nonfinite.all(1)
-        found["image_min"] = np.where(any_finite, least, np.nan)
-        found["image_max"] = np.where(any_finite, greatest, np.nan)
+        found["image_min"] = pa.array(least, mask=~any_finite)
+        found["image_max"] = pa.array(greatest, mask=~any_finite)
         total = np.where(nonfinite, 0, pixels).sum(1)
-        found["image_mean"] = np.where(any_finite, total / np.maximum((~nonfinite).sum(1), 1), np.nan)
+        found["image_mean"] = pa.array(total / np.maximum((~nonfinite).sum(1), 1), mask=~any_finite)
         with np.errstate(over="ignore"):
             hashes = content({"image": pixels})
         usable = whole & ~nonfinite.any(1)
-        found["content"] = pd.Series([h if ok else None for h, ok in zip(hashes, usable, strict=True)], dtype="object")
-    return pd.DataFrame(found)
+        raw = pa.py_buffer(hashes.astype(">u8").tobytes())
+        array = pa.Array.from_buffers(pa.binary(16), len(table), [None, raw])
+        found["content"] = pa.compute.if_else(pa.array(usable), array, pa.scalar(None, pa.binary(16)))
+    return pa.table(found)
 
 
 def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
     """What must hold of the raw columns (else the run stops) and of each row (else it is set aside)."""
     size, names = math.prod(params.shape), params.columns
-    roles = ["image", "label", *(["key"] if names.key else [])]
+    roles = ["image", "label", *(["key"] if names.key else []), *(["split"] if names.split else [])]
     count = (size if "*" in names.image else 1) + len(roles) - 1
 
     def rule(severity: Literal["stop", "quarantine"], expect: str, notes: str, **arguments: Any) -> Expectation:
@@ -286,6 +400,7 @@ def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
 
     wanted = f"image {names.image!r} (task.shape {params.shape}), label {names.label!r}"
     wanted += f", key {names.key!r}" if names.key else ""
+    wanted += f", split {names.split!r}" if names.split else ""
     between = {"min_value": params.range[0], "max_value": params.range[1]}
     rows = [
         rule("quarantine", "column_values_to_not_be_null", "the label is missing", column="label"),
@@ -310,6 +425,7 @@ def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
             column="image_size",
             value_set=[size],
         ),
+        rule("quarantine", "column_values_to_be_null", "the image cannot be used", column="image_fault"),
         none("image_nulls", "pixels are missing"),
         none("image_text", "pixels are not numbers"),
         none("image_nonfinite", "pixels are NaN or infinite"),
@@ -322,6 +438,14 @@ def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
     ]
     if names.key:
         rows.append(rule("quarantine", "column_values_to_not_be_null", "the key is missing", column="key"))
+    if names.split:
+        known = {"value_set": list(SPLITS)}
+        rows += [
+            rule("quarantine", "column_values_to_not_be_null", "the split is missing", column="split"),
+            rule(
+                "quarantine", "column_values_to_be_in_set", f"the split is not one of {SPLITS}", column="split", **known
+            ),
+        ]
     return {
         "columns": [
             rule(
@@ -346,14 +470,14 @@ def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
             rule(
                 "stop",
                 "column_values_to_be_in_set",
-                "pixels must be numbers",
+                "pixels must be numbers, or the image the bytes of a file",
                 column="image_kind",
-                value_set=["number", "empty"],
+                value_set=["number", "image", "empty"],
             ),
             rule(
                 "stop",
                 "column_values_to_be_in_set",
-                "labels and keys must be text or whole numbers",
+                "labels, keys and splits must be text or whole numbers",
                 column="name_kind",
                 value_set=["number", "text", "empty"],
             ),

@@ -17,7 +17,6 @@ import torch
 from components import assemble, build, engine, evaluate, hashing, runtime
 from components.cell import Record
 from components.data import Spec, read_rows
-from components.families import FAMILIES
 from components.hashing import sha256_file
 from components.params import OnnxFp32, OnnxInt8Dynamic, OnnxInt8Static, Parity, Target, TensorRt
 from components.targets import TARGETS
@@ -34,7 +33,8 @@ PARITY = Parity(
 )
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+# One of matrix products, one of convolutions, one with attention; the contract tests build all.
+@pytest.fixture(scope="module", params=["mlp", "resnet", "vit"])
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -93,7 +93,7 @@ def test_integer_kernels_do_the_work(built: tuple[Path, dict[str, Any]]) -> None
     multiplied = [node.input[1] in weights for node in graph.node if node.op_type in ("Gemm", "MatMul")]
     layers, products = multiplied.count(True), multiplied.count(False)
     convolutions = sum(node.op_type == "Conv" for node in graph.node)
-    assert layers >= 2
+    assert layers + convolutions > 0
     assert metrics["fp32"]["integer_nodes"] == {}
     assert sum(metrics["fp32"]["float_nodes"].values()) == layers + products + convolutions
     assert sum(metrics["dynamic"]["integer_nodes"].values()) == layers

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from components import prepare
 from components.data import Spec, read_rows
+from components.digests import digests
 from components.errors import DataError
 from components.hashing import sha256_tree
 from components.params import ImageClassification, ImageColumns, Prepare, Split
@@ -56,7 +57,7 @@ def test_every_row_lands_on_one_side_and_reads_back(tmp_path: Path) -> None:
     assert train.inputs["image"].shape == (len(train), 1, 2)
     assert (train.labels == train.inputs["image"][:, 0, 0] % 2).all(), "inputs and labels stay together"
     assert spec.statistics["mean"] == pytest.approx([train.inputs["image"].mean()]), "of the training split only"
-    at = prepare.positions(list(train.row_id))
+    at = prepare.positions(digests(train.row_id))
     assert (np.diff(at) >= 0).all(), "hash order"
 
 
@@ -84,8 +85,7 @@ def test_a_side_depends_on_the_id_alone(ids: list[str], more: list[str], weights
     shares = [weight / sum(weights) for weight in weights]
     grown = list(dict.fromkeys([*more, *ids]))
     before, after = (
-        {some[i]: side for side, numbers in enumerate(prepare.assign(some, shares)) for i in numbers}
-        for some in (ids, grown)
+        dict(zip(some, prepare.sides(digests(some), shares).tolist(), strict=True)) for some in (ids, grown)
     )
     assert set(before) == set(ids) and set(after) == set(grown)
     assert before.items() <= after.items()

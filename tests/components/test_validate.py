@@ -144,7 +144,7 @@ def test_equal_keys_are_set_aside_unless_the_rows_are_equal(tmp_path: Path) -> N
         (lambda d: d.update(note=["x"] * 20), "column 'note'"),
         (lambda d: d.update(Label=d.pop("label")), "a column is missing or renamed"),
         (lambda d: d.update(p0=[b"x"] * 20), "pixels must be numbers"),
-        (lambda d: d.update(label=[[1]] * 20), "labels and keys must be text or whole numbers"),
+        (lambda d: d.update(label=[[1]] * 20), "labels, keys and splits must be text or whole numbers"),
         (lambda d: d.update(p0=[None] * 20), "the column has no value at all; 1 found: column p0: 1.0"),
         (lambda d: d.update(p0=[float("nan")] * 20), "the column has no value at all"),
         (lambda d: d.update(label=[None] * 20), "the column has no value at all"),

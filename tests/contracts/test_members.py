@@ -52,6 +52,10 @@ TINY: dict[str, dict[str, Any]] = {
         "intermediate_size": 32,
         "dropout": 0.1,
     },
+    "transformers_image": {
+        "architecture": "resnet",
+        "config": {"embedding_size": 8, "hidden_sizes": [16], "depths": [2], "layer_type": "basic"},
+    },
 }
 
 
@@ -137,6 +141,13 @@ def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     return logits
 
 
+def reload_transformers_image(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from transformers import AutoModelForImageClassification
+
+    logits: torch.Tensor = AutoModelForImageClassification.from_pretrained(folder).eval()(pixel_values=pixels).logits
+    return logits
+
+
 # Logits of a saved model by plain library calls, without Temper: (folder, preprocessed pixels, params) -> logits.
 RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {
     "perceptron": reload_perceptron,
@@ -146,6 +157,7 @@ RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {
     "vgg": reload_vgg,
     "resnet": reload_resnet,
     "vit": reload_vit,
+    "transformers_image": reload_transformers_image,
 }
 FEATURELESS = {"perceptron"}  # nothing before the classifier: neither pruned nor trained by itself
 PRUNABLE = sorted(set(FAMILIES) - FEATURELESS)
@@ -196,11 +208,42 @@ def write_parquet(folder: Path, table: pa.Table) -> dict[str, Any]:
     return {"path": str(folder / "data.parquet")}
 
 
+def write_jsonl(folder: Path, table: pa.Table) -> dict[str, Any]:
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()), "utf-8")
+    return {"path": str(path)}
+
+
+def write_npz(folder: Path, table: pa.Table) -> dict[str, Any]:
+    path = folder / "data.npz"
+    np.savez(path, x=np.ones((len(table), 2, 2), np.uint8), y=np.array(table["label"].to_pylist()))
+    return {"path": str(path), "arrays": {"all": {"image": "x", "label": "y"}}, "class_names": None}
+
+
+def write_image_folder(folder: Path, table: pa.Table) -> dict[str, Any]:
+    from PIL import Image
+
+    for label in table["label"].to_pylist():
+        (folder / "images" / label).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(folder / "images" / label / "0.png")
+    return {"path": str(folder / "images"), "max_file_mb": 1.0}
+
+
+def write_hub(folder: Path, table: pa.Table) -> dict[str, Any]:
+    (folder / "hub").mkdir()
+    write_parquet(folder / "hub", table)
+    return {"dataset": str(folder / "hub"), "config": None, "splits": {"all": "train"}, "revision": None}
+
+
 # Writes a table as a data set of this kind, over the one before; returns its section of params.yaml, without kind.
 SOURCE: dict[str, Callable[[Path, pa.Table], dict[str, Any]]] = {
     "embedded": lambda folder, table: {"dataset": "digits"},
     "csv": write_csv,
     "parquet": write_parquet,
+    "jsonl": write_jsonl,
+    "npz": write_npz,
+    "image_folder": write_image_folder,
+    "hub": write_hub,
 }
 
 
@@ -439,7 +482,7 @@ def test_a_runtime_says_what_it_needs_of_fields_that_the_stages_watch(name: str,
 
 
 ROWS = pa.table({"pixel": [0.5, 1.5, 2.5], "label": ["one", "two", "three"]})
-FILES = [kind for kind in SOURCES if kind != "embedded"]  # what comes with a library does not change or break
+FILES = ["csv", "parquet", "jsonl"]  # a table in one file; tests/components/sources/ has the others' own tests
 
 
 def observe(section: Mapping[str, Any], earlier: Any = None) -> tuple[Any, Any]:
