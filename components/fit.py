@@ -109,9 +109,17 @@ def measure(model: Model, rows: Rows, loss: Loss) -> dict[str, float]:
     return {"loss": float(value), **model.task.metrics(logits.numpy(), rows.labels)}
 
 
-def fit(model: Model, params: Fit, context: Context, objective: Objective) -> None:
+def fit(
+    model: Model,
+    params: Fit,
+    context: Context,
+    objective: Objective,
+    validate: Callable[[], dict[str, float]] | None = None,
+) -> None:
     """Train `model` in place on the train split; it ends with the weights of the best validation loss.
 
+    `validate` measures that `loss`, and what else is to be logged, and leaves torch's random state alone; left out,
+    it is the task's loss on the labels.
     Raises TrainingError when the loss is NaN or has diverged, or when nothing can be trained.
     """
     import torch
@@ -162,7 +170,7 @@ def fit(model: Model, params: Fit, context: Context, objective: Objective) -> No
                 f"training diverged: the loss is {mean:.3g} in epoch {epoch} and was {progress['first_loss']:.3g} "
                 f"in the first step; lower fit.optimizer.lr ({params.optimizer.lr})"
             )
-        seen = measure(model, validation, params.loss)
+        seen = validate() if validate else measure(model, validation, params.loss)
         context.log(
             {
                 "loss": mean,

@@ -11,8 +11,8 @@ from components.data import Rows, Spec, read_rows
 from components.fit import measure
 from components.hashing import sha256_file
 from components.model import Context, Model
+from components.params import CrossEntropy, Fit, Variant
 from components.params import Family as FamilyParams
-from components.params import Variant
 from components.passes import PASSES
 
 
@@ -47,8 +47,9 @@ def run(
     context = Context(rows, create, seed, out, sha256_file(parent / "model.safetensors"), log)
     model, figures = PASSES[variant.kind](start, variant, context)
     assemble.save(model, out)
+    loss = variant.fit.loss if isinstance(variant.fit, Fit) else CrossEntropy(kind="cross_entropy", label_smoothing=0.0)
     return {
-        **{f"validation_{name}": value for name, value in measure(model, rows("validation"), variant.fit.loss).items()},
+        **{f"validation_{name}": value for name, value in measure(model, rows("validation"), loss).items()},
         "parameters": model.parameters(),
         "multiply_adds": multiply_adds(model, rows("validation").head(1)),
         **figures,

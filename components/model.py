@@ -56,6 +56,18 @@ class Adopting(Protocol):
         ...
 
 
+class Maskable(Protocol):
+    """What a family that is in params.MASKABLE offers besides."""
+
+    def masked(self, module: nn.Module, params: Any) -> tuple[nn.Module, int]:
+        """A module that trains this one's encoder in place, and how many patches an image has.
+
+        It takes pixel_values and bool (batch, patches), true where masked, and answers with the `loss` of the pixels
+        under the mask.
+        """
+        ...
+
+
 class Task(Protocol):
     """What a file in tasks/ offers to stages that compute with a model."""
 

@@ -130,6 +130,8 @@ def mark(row: Row, matrix: Mapping[str, Any], decision: Mapping[str, Any] | None
         return f"★ champion, version {champion['version']}", "bold green"
     if winner and winner["cell"] == row["cell"]:
         return "★ chosen", "bold green"
+    if row.get("pass") == "pretrain":
+        return "no classifier yet", "dim"
     return standing(row["cell"], decision or {}), "dim"
 
 

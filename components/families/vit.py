@@ -49,6 +49,20 @@ def features(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return tokens[:, 0]
 
 
+def masked(module: Any, params: Vit) -> tuple[nn.Module, int]:
+    """transformers' ViTForMaskedImageModeling round the same encoder; images must be square."""
+    from transformers import ViTConfig, ViTForMaskedImageModeling
+
+    size = module.config.image_size[0]
+    changed = {"image_size": size, "encoder_stride": params.patch_size}
+    around = ViTForMaskedImageModeling(ViTConfig.from_dict(module.config.to_dict() | changed))
+    around.vit.layers, around.vit.layernorm = module.vit.layers, module.vit.layernorm
+    ours, theirs = module.vit.embeddings, around.vit.embeddings
+    theirs.patch_embeddings, theirs.cls_token = ours.patch_embeddings, ours.cls_token
+    theirs.position_embeddings = ours.position_embeddings
+    return around, (size // params.patch_size) ** 2
+
+
 def lora_targets(module: nn.Module) -> list[str]:
     return ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
 

@@ -98,6 +98,9 @@ Family = Annotated[
     Perceptron | Mlp | Lenet | Alexnet | Vgg | Resnet | Vit | TransformersImage, Field(discriminator="family")
 ]
 
+FEATURELESS = ("perceptron",)  # nothing before the classifier that `pretrain` could train
+MASKABLE = ("vit",)  # `pretrain` can mask their patches: they offer what components.model.Maskable says
+
 
 class Init(Section):
     model: Family

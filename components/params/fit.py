@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -181,23 +181,28 @@ class Group(Section):
 # --- the whole -------------------------------------------------------------------------------------
 
 
-class Fit(Section):
+class Loop(Section):
+    """What any training loop needs, with labels or without."""
+
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
     optimizer: Optimizer
     schedule: Schedule
-    loss: Loss
     clip_norm: Positive
     patience: Annotated[int, Field(ge=1, le=100_000)]  # epochs without a better validation loss
-    augment: Annotated[list[Augmentation], Field(min_length=1, max_length=32)] | None = None
     device: Literal["cuda"] | None = None  # left out: the CPU
     precision: Literal["bf16", "fp16"] | None = None  # of matrix products and convolutions; weights stay fp32
     accumulate: Annotated[int, Field(ge=2, le=100_000)] | None = None  # batches an optimizer step
     checkpoint_activations: bool | None = None  # compute them again in the backward pass, do not store them
-    groups: Annotated[list[Group], Field(min_length=1, max_length=1000)] | None = None
 
     @model_validator(mode="after")
-    def _sane(self) -> Fit:
+    def _sane(self) -> Self:
         if self.precision == "fp16" and self.device != "cuda":
             raise ValueError("precision fp16 needs 'device: cuda' (its loss scaling is CUDA's); on the CPU use bf16")
         return self
+
+
+class Fit(Loop):
+    loss: Loss
+    augment: Annotated[list[Augmentation], Field(min_length=1, max_length=32)] | None = None
+    groups: Annotated[list[Group], Field(min_length=1, max_length=1000)] | None = None

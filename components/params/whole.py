@@ -12,9 +12,10 @@ from pydantic import Field, ValidationError
 
 from components.errors import ParamsError
 from components.params.data import Prepare, Source, Task, Validate
-from components.params.families import Family, Init, Lenet, TransformersImage, Vit
+from components.params.families import FEATURELESS, MASKABLE, Family, Init, Lenet, TransformersImage, Vit
+from components.params.fit import Colour
 from components.params.measure import Benchmark, Compare, Parity, Policy
-from components.params.passes import Distill, Train, Variant
+from components.params.passes import Contrastive, Distill, Masked, Pretrain, Train, Variant
 from components.params.section import Name, Section
 from components.params.targets import OnnxFp32, Target
 
@@ -43,6 +44,34 @@ def _family_errors(family: Family, shape: list[int], where: str) -> Iterator[str
         yield f"{where}: lenet halves the image twice and needs 4 pixels a side, task.shape has {shape[:2]}; take mlp"
 
 
+def _family(params: Params, name: str) -> Family:
+    """The family of a variant whose chain of parents ends."""
+    while name in params.variants:
+        variant = params.variants[name]
+        if isinstance(variant, Distill):
+            return variant.model
+        name = variant.parent
+    return params.init.model
+
+
+def _pretrain_errors(variant: Pretrain, family: Family, shape: list[int], where: str) -> Iterator[str]:
+    if family.family in FEATURELESS:
+        yield f"{where}.pass: pretrain trains what is before the classifier, and {family.family} has nothing there"
+    if isinstance(variant.method, Masked):
+        if family.family not in MASKABLE:
+            able = ", ".join(MASKABLE)
+            yield f"{where}.method.kind: masked is for families {able}, this one is {family.family}; take contrastive"
+        elif shape[0] != shape[1]:
+            yield f"{where}.method.kind: masked needs square images, task.shape has {shape[:2]}; take contrastive"
+    if isinstance(variant.method, Contrastive) and (len(shape) < 3 or shape[2] != 3):
+        for number, view in enumerate(variant.method.views):
+            if isinstance(view, Colour) and (view.saturation or view.hue):
+                yield (
+                    f"{where}.method.views.{number}: saturation and hue need images of 3 channels, task.shape is "
+                    f"{shape}; set both to 0.0"
+                )
+
+
 def _tree_errors(params: Params) -> Iterator[str]:
     """What single sections cannot see: parents, cycles, pass orders, references to other sections."""
     for name, variant in params.variants.items():
@@ -59,15 +88,25 @@ def _tree_errors(params: Params) -> Iterator[str]:
                 break
             seen.add(at)
             at = params.variants[at].parent
-        if variant.parent == "init" and not isinstance(variant, Train):
+        else:
+            if isinstance(variant, Pretrain):
+                yield from _pretrain_errors(variant, _family(params, name), params.task.shape, where)
+        untrained = variant.parent == "init" or isinstance(params.variants.get(variant.parent), Pretrain)
+        if untrained and not isinstance(variant, Train | Pretrain):
             yield (
-                f"{where}.pass: {variant.kind} needs a trained parent, and init is untrained; "
-                f"put a variant with 'pass: train' before it"
+                f"{where}.pass: {variant.kind} needs a trained parent, and the classifier of {variant.parent} is "
+                f"untrained; put a variant with 'pass: train' before it"
             )
         if isinstance(variant, Distill):
             yield from _family_errors(variant.model, params.task.shape, f"{where}.model")
             if isinstance(variant.model, TransformersImage) and variant.model.checkpoint:
                 yield f"{where}.model.checkpoint: only init reads a checkpoint; name it in init.model"
+    first, reference = next(iter(params.variants.items()))
+    if isinstance(reference, Pretrain):
+        yield (
+            f"variants.{first}: all others are compared with the first variant, and a pretrain's classifier is "
+            f"untrained; put one with 'pass: train' first (its parent may stand below it)"
+        )
     yield from _family_errors(params.init.model, params.task.shape, "init.model")
     for name in params.targets:
         if name == "export":

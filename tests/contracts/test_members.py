@@ -172,6 +172,15 @@ FIT = {
 }
 PASS: dict[str, dict[str, Any]] = {
     "train": {},
+    "pretrain": {
+        "method": {
+            "kind": "contrastive",
+            "views": [{"kind": "crop", "padding": 1}, {"kind": "rotate", "degrees": 10.0}],
+            "temperature": 0.5,
+            "projection": 8,
+        },
+        "fit": {key: value for key, value in FIT.items() if key != "loss"},
+    },
     "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0},
     "distill": {"temperature": 2.0, "weight": 0.5, "model": {"family": "mlp", "hidden": [8], "dropout": 0.0}},
     "prune": {"ratio": 0.5, "round_to": 4},
@@ -330,15 +339,21 @@ class TestFamily:
 @pytest.mark.parametrize("family", sorted(FEATURELESS))
 def test_a_family_without_inner_layers_says_so(family: str, prepared: Path, spec: Spec, tmp_path: Path) -> None:
     model = tiny(family, spec)
-    wanted = params.check_variant({"from": "base", "pass": "prune", "fit": FIT, **PASS["prune"]})
-    with pytest.raises(TrainingError, match=family):
-        PASSES["prune"](model, wanted, context(prepared, spec, tmp_path))
+    for kind in ("prune", "pretrain"):
+        wanted = params.check_variant({"from": "base", "pass": kind, "fit": FIT, **PASS[kind]})
+        with pytest.raises(TrainingError, match=family):
+            PASSES[kind](model, wanted, context(prepared, spec, tmp_path))
     with pytest.raises(TrainingError, match=family):
         model.family.features(model.module, {"pixel_values": torch.zeros(1, 1, 8, 8)})
 
 
+def test_params_know_which_families_can_be_pretrained() -> None:
+    assert set(params.FEATURELESS) == FEATURELESS
+    assert set(params.MASKABLE) == {name for name, family in FAMILIES.items() if hasattr(family, "masked")}
+
+
 @pytest.mark.parametrize(
-    ("kind", "family"), [(k, f) for k in PASSES for f in FAMILIES if k != "prune" or f in PRUNABLE]
+    ("kind", "family"), [(k, f) for k in PASSES for f in FAMILIES if k not in ("prune", "pretrain") or f in PRUNABLE]
 )
 class TestPass:
     def make(self, kind: str, family: str, prepared: Path, spec: Spec, out: Path) -> tuple[Model, dict[str, float]]:
