@@ -183,9 +183,8 @@ def _widened(kind: pa.DataType, texts: pa.Array) -> pa.DataType:
 
     if texts.null_count == len(texts) or pa.types.is_string(kind):
         return kind
-    if pc.any(
-        pc.match_substring_regex(texts, r"^[ \t]*-?0[xX]")
-    ).as_py():  # a whole number to the parser, and no number
+    # Whole numbers to pyarrow's parser, but not numbers: a later 1.5 would find no type that takes both.
+    if pc.any(pc.match_substring_regex(texts, r"^[ \t]*-?0[xX]")).as_py():
         return pa.string()
     for wider in (pa.int64(), pa.float64()):
         if pa.types.is_floating(kind) and wider != kind:
