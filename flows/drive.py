@@ -15,7 +15,7 @@ from typing import Protocol
 
 from components import record
 from components.errors import TemperError
-from flows import dvc, server, snapshot
+from flows import dvc, leftovers, server, snapshot
 from flows.outcome import Outcome, failed_cells
 
 FIRST, LAST = "observe", "promote"  # the two that always run
@@ -101,6 +101,9 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
             outcome.failed = dict(runner.failed)
             return
     plan = dvc.patiently(dvc.plan)
+    if gone := leftovers.clear(plan.parents, plan.outs):  # before work: stages below depend on whole folders
+        watch.note(f"cleared what {', '.join(gone)} left behind")
+        plan = dvc.patiently(dvc.plan)
     outcome.order = list(plan.parents)
     work = {name: parents for name, parents in plan.stale(apart=FIRST).items() if name != LAST}
     # promote is quick, and knows better than dvc.lock whether the registry is where the decision wants it

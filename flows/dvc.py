@@ -62,6 +62,7 @@ class Plan:
     parents: dict[str, list[str]]
     changes: dict[str, list[str]]  # per changed stage: why, in words
     always: frozenset[str]  # run every time
+    outs: frozenset[str]  # paths that stages own, from the workspace's root
 
     def stale(self, apart: str = "") -> dict[str, list[str]]:
         """Changed stages and all below them, in order, each with its stale parents; `apart` counts as unchanged."""
@@ -103,6 +104,12 @@ def plan() -> Plan:
             order = plan_repro(graph, collect_stages(repo, ["dvc.yaml"]))
             parents = {stage.addressing: sorted(up.addressing for up in graph.successors(stage)) for stage in order}
             always = frozenset(stage.addressing for stage in order if stage.always_changed)
+            outs = frozenset(
+                Path(out.fs_path).relative_to(repo.root_dir).as_posix()
+                for stage in order
+                for out in stage.outs
+                if out.is_in_repo
+            )
             words = {stage.addressing: _words(stage.status().get(stage.addressing, [])) for stage in order}
     except DvcException as error:
         if BUSY.search(str(error)):
@@ -110,7 +117,7 @@ def plan() -> Plan:
             pid = re.search(r"PID (\d+)", holders)
             raise Busy(f"{path} is held by process {pid[1] if pid else 'unknown'}") from None
         raise TemperError(f"DVC cannot plan: {error}; `dvc status` shows the whole message") from error
-    return Plan(parents, {name: why for name, why in words.items() if why}, always)
+    return Plan(parents, {name: why for name, why in words.items() if why}, always, outs)
 
 
 def patiently(work: Callable[[], T]) -> T:
@@ -269,7 +276,10 @@ class Runner:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         ours = {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", "TEMPER_RUN": self.run}
         if name in self.before:
-            ours |= self.before[name]()
+            try:
+                ours |= self.before[name]()
+            except TemperError as error:
+                raise StageFailed(name, 1, str(error)) from error
         with self._guard:
             if self._cancelled.is_set():
                 raise Cancelled(name)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,15 +65,18 @@ def store(root: Path, content: bytes) -> str:
 def working_tree(root: Path, blobs: Mapping[str, str | None]) -> str:
     """The tree of all tracked and untracked files of `root` as they are on disk, with `blobs` put in (None: taken out).
 
-    Raises TemperError for an untracked file too large for a git object.
+    Raises TemperError for more untracked files than git should keep.
     """
+    untracked: Counter[str] = Counter()  # bytes below each name at the top: a folder of images is many small files
     for name in filter(None, git("ls-files", "-o", "--exclude-standard", "-z", cwd=root).split("\0")):
-        path = root / name
-        if path.is_file() and path.stat().st_size > LARGEST_UNTRACKED_MB * 1e6:
-            raise TemperError(
-                f"{name}: {path.stat().st_size / 1e6:.0f} MB, neither tracked nor ignored, and a preset's run commits "
-                f"all that is not ignored; add it to .gitignore (source.path may name it all the same)"
-            )
+        if (root / name).is_file():
+            untracked[name.partition("/")[0]] += (root / name).stat().st_size
+    if untracked.total() > LARGEST_UNTRACKED_MB * 1e6:
+        (name, size), *_ = untracked.most_common(1)
+        raise TemperError(
+            f"{name}: {size / 1e6:.0f} MB, neither tracked nor ignored, and a preset's run commits all that is not "
+            f"ignored, {LARGEST_UNTRACKED_MB} MB at most; add it to .gitignore (source.path may name it all the same)"
+        )
     with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
         index = Path(scratch, "index")
         own = Path(git("rev-parse", "--path-format=absolute", "--git-path", "index", cwd=root))
@@ -111,8 +115,9 @@ def _contains(root: Path, last: str, head: str) -> bool:
 
 
 def keep(worktree: Path, preset: str) -> str:
-    """Commit params.yaml and dvc.lock as they are now in the standing worktree, and move its HEAD there."""
+    """Commit the standing worktree as it is now, params.yaml and dvc.lock with it, and move its HEAD there."""
     present = [name for name in ("params.yaml", "dvc.lock") if (worktree / name).exists()]
+    git("add", "-u", cwd=worktree)  # a run by hand, from inside, may be of code that was changed there
     git("add", "-f", "--", *present, cwd=worktree)
     made = commit(worktree, git("write-tree", cwd=worktree), preset, f"temper: {preset}, as it ran")
     git("update-ref", "--no-deref", "HEAD", made, cwd=worktree)

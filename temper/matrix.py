@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from components.errors import TemperError
+from temper import workspace
 
 MATRIX, DECISION = Path("work/matrix/matrix.json"), Path("work/decision/decision.json")
 
@@ -24,7 +25,7 @@ def show(console: Console) -> None:
 
     matrix, decision = read(MATRIX), read(DECISION)
     if matrix is None:
-        raise TemperError("there is no matrix yet; `temper run` makes it")
+        raise TemperError(f"there is no matrix yet; `{workspace.command('run')}` makes it")
     console.print(report.table(matrix, decision))
     if decision is not None:
         console.print(Text.assemble(("decision: ", "bold"), f"{decision['action']}: {decision.get('reason', '')}"))
@@ -32,4 +33,6 @@ def show(console: Console) -> None:
             reason = next((row["reason"] for row in matrix["cells"] if row["cell"] == cell), "")
             console.print(Text(f"failed: {cell}: {reason}", style="bold red"))
     console.print(Text("pictures and details: work/matrix/report.html", style="dim"))
-    console.print(Text("why each cell may or may not be promoted: temper promote --dry-run", style="dim"))
+    console.print(
+        Text(f"why each cell may or may not be promoted: {workspace.command('promote --dry-run')}", style="dim")
+    )

@@ -64,10 +64,24 @@ def choose_source(given: Any, main: Path) -> Any:
     )
 
 
-def merged(root: Path, main: Path, name: str) -> str:
-    """The text of the params.yaml that the preset makes, checked; paths of sources are taken from `main`.
+def find_checkpoint(init: Any, main: Path) -> Any:
+    """`init` with the path of a local checkpoint made absolute; a name on the hub stays."""
+    model = init.get("model") if isinstance(init, Mapping) else None
+    if not isinstance(model, Mapping):
+        return init
+    given = model.get("checkpoint")
+    if not isinstance(given, str) or "\0" in given:
+        return init
+    folder = (main / given).resolve()
+    if not (given.startswith(".") or folder.is_dir()):
+        return init
+    return {**init, "model": {**model, "checkpoint": str(folder)}}
 
-    Raises ParamsError whose every line names the preset's file.
+
+def merged(root: Path, main: Path, name: str) -> str:
+    """The text of the params.yaml that the preset makes, checked.
+
+    Paths of sources and checkpoints are taken from `main`. Raises ParamsError whose every line names the preset's file.
     """
     path = find(root, name)
     base = params.read(root / "params.yaml")
@@ -78,6 +92,8 @@ def merged(root: Path, main: Path, name: str) -> str:
         whole = overlay(base, preset)
         if "source" in preset or "source" in base:
             whole["source"] = choose_source(whole["source"], main)
+        if "init" in whole:
+            whole["init"] = find_checkpoint(whole["init"], main)
         _own_name(root, name, base, preset)
         params.check(whole)
     except ParamsError as error:

@@ -29,14 +29,14 @@ Named = Annotated[str, typer.Argument(metavar="NAME", help="Of presets/NAME.yaml
 def show_all() -> None:
     """Each preset: what it is, where its worktree is, its champion."""
     with reported():
-        root = enter()
+        here = enter()
         from rich.table import Table
 
         from components import params, registry
         from components.errors import TemperError
         from temper import overlay, standing
 
-        main = standing.main_checkout(root)
+        root, main = standing.checkouts(here)
         table = Table("preset", "what it is", "worktree", "champion", box=None, padding=(0, 2), header_style="dim")
         for name in overlay.names(root):
             path = overlay.find(root, name)
@@ -59,20 +59,21 @@ def show_all() -> None:
 def show(name: Named) -> None:
     """The merged params, checked: what `temper run --preset NAME` would run."""
     with reported():
-        root = enter()
+        here = enter()
         from temper import overlay, standing
 
-        typer.echo(overlay.merged(root, standing.main_checkout(root), name), nl=False)
+        typer.echo(overlay.merged(*standing.checkouts(here), name), nl=False)
 
 
 @app.command()
 def remove(name: Named) -> None:
     """Take the worktree of a preset away. What ran stays in refs/temper/NAME, the results in DVC's cache."""
     with reported():
-        root = enter()
+        here = enter()
         from temper import overlay, standing
 
-        if standing.path(standing.main_checkout(root), name).is_dir():
+        root, main = standing.checkouts(here)
+        if standing.path(main, name).is_dir():
             standing.remove(root, name)
             typer.echo(f"the worktree of {name} is gone; refs/temper/{name} and the registered models stay")
         else:

@@ -10,9 +10,19 @@ from rich.text import Text
 
 from components import params
 from components.errors import TemperError
-from flows import snapshot
+from flows import dvc, snapshot
+from flows.drive import FIRST, LAST
 from flows.dvc import driver_lock
-from temper import matrix
+from temper import matrix, workspace
+
+
+def _as_it_ran() -> None:
+    """`temper status --preset` brings a worktree to the params of now; a version must name those it was made with."""
+    if stale := dvc.patiently(dvc.plan).stale(apart=FIRST).keys() - {LAST}:
+        raise TemperError(
+            f"the decision is older than code, params or data here ({len(stale)} stages are stale); "
+            f"`{workspace.command('run')}` decides and promotes anew"
+        )
 
 
 def promote(dry_run: bool, again: bool) -> None:
@@ -22,10 +32,11 @@ def promote(dry_run: bool, again: bool) -> None:
     name = params.load().name
     decision = matrix.read(matrix.DECISION)
     if decision is None:
-        raise TemperError("there is no decision yet; `temper run` makes it")
+        raise TemperError(f"there is no decision yet; `{workspace.command('run')}` makes it")
     work = Path("work")
     with driver_lock():  # a run would replace under our hands what is being registered
         if not dry_run and (preset := snapshot.standing(Path.cwd())):
+            _as_it_ran()
             os.environ["TEMPER_COMMIT"] = snapshot.keep(Path.cwd(), preset)
         said = stage.apply(
             name,

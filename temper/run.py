@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.text import Text
 
 from components import params, registry
 from components.errors import TemperError
+from flows import snapshot
 from flows.drive import Stopped, drive, durations, slots
 from flows.outcome import Outcome
 from temper import matrix, workspace
 from temper.progress import Progress, clock
+
+TRY = ("dvc exp run -S variants.pruned.ratio=0.6", "try a value without touching the champion; then `dvc exp show`")
 
 
 def run(stage_timeout_s: float) -> int:
@@ -22,7 +27,7 @@ def run(stage_timeout_s: float) -> int:
             outcome = drive(progress, checked.threads, stage_timeout_s)
     except Stopped as stopped:
         console.print(
-            Text(f"stopped by {stopped}: running stages were ended; `temper run` goes on from here", "yellow")
+            Text(f"stopped by {stopped}: running stages were ended; `{workspace.command('run')}` goes on", "yellow")
         )
         return 128 + stopped.signal
     _tell(console, outcome, checked.name)
@@ -35,7 +40,7 @@ def _tell(console: Console, outcome: Outcome, name: str) -> None:
     if not work and not outcome.exit_code:
         console.print(
             f"Nothing to do: all {len(outcome.order)} stages are up to date ({outcome.seconds:.1f} s). "
-            f"`temper matrix` shows the result.",
+            f"`{workspace.command('matrix')}` shows the result.",
             soft_wrap=True,
         )
         _champion(console, name, outcome)
@@ -75,18 +80,21 @@ def _next(console: Console, outcome: Outcome) -> None:
     took = clock(outcome.seconds)
     if outcome.exit_code:
         advice = (
-            f"red after {took}. `temper run` does again what failed and what follows; logs: .temper/logs/{outcome.run}"
+            f"red after {took}. `{workspace.command('run')}` does again what failed and what follows; "
+            f"logs: .temper/logs/{outcome.run}"
         )
         console.print(Text(advice, style="red"), soft_wrap=True)
         return
     console.print(f"\nDone in {took}. What next:")
+    preset = snapshot.standing(Path.cwd())
+    edit = (
+        f"edit {f'presets/{preset}.yaml' if preset else 'params.yaml'}",
+        f"say a variant; `{workspace.command('status')}` shows what that touches, `{workspace.command('run')}` does it",
+    )
     for command, what in (
         ("temper ui", "compare runs, curves and cells in MLflow"),
-        ("temper matrix", "this table again"),
-        (
-            "edit params.yaml",
-            "say variants.pruned.ratio; `temper status` shows what that touches, `temper run` does it",
-        ),
-        ("dvc exp run -S variants.pruned.ratio=0.6", "try a value without touching the champion; then `dvc exp show`"),
+        (workspace.command("matrix"), "this table again"),
+        edit,
+        *([] if preset else [TRY]),
     ):
         console.print(Text.assemble("  ", (command, "cyan"), f"  {what}"), soft_wrap=True)

@@ -35,6 +35,15 @@ def main_checkout(root: Path) -> Path:
     return common.parent.resolve() if common.name == ".git" else root.resolve()
 
 
+def checkouts(root: Path) -> tuple[Path, Path]:
+    """(whose params, presets and code are meant, the main checkout).
+
+    From inside a standing worktree it is the main one: a preset lies over the user's params, not another preset's.
+    """
+    main = main_checkout(root)
+    return (main if snapshot.standing(root) else root), main
+
+
 def path(main: Path, preset: str) -> Path:
     if not re.match(NAME, preset):
         raise ParamsError([f"{preset!r}: a preset's name has small letters, digits and _ only"])
@@ -64,18 +73,38 @@ def refresh(root: Path, preset: str) -> Path:
     text = overlay.merged(root, main, preset)
     folder = path(main, preset)
     with _locked(main, preset), contextlib.ExitStack() as stack:
+        moved = _moved(folder)
+        if moved:
+            snapshot.git("worktree", "repair", str(folder), cwd=main)
         if (folder / ".dvc").is_dir():
             stack.enter_context(contextlib.chdir(folder))
             stack.enter_context(driver_lock())
+            _unchanged_by_hand(folder)
         blobs = {"params.yaml": snapshot.store(root, text.encode()), "dvc.lock": _lock(main, folder, preset)}
         tree = snapshot.working_tree(root, blobs)
         made = snapshot.commit(root, tree, preset, f"temper: {preset}, before a run")
         if not (folder / ".git").exists():
             snapshot.git("worktree", "add", "-f", "--no-checkout", "--detach", str(folder), made, cwd=root)
         snapshot.git("checkout", "-q", "--force", "--detach", made, cwd=folder)
-        if not (folder / ".dvc/config.local").exists():
+        if moved or not (folder / ".dvc/config.local").exists():
             _share_cache(main, folder)
     return folder
+
+
+def _moved(folder: Path) -> bool:
+    """Whether the checkout was moved with the worktree in it: git and DVC know both by their absolute paths."""
+    link = folder / ".git"
+    return link.is_file() and not Path(link.read_text("utf-8").removeprefix("gitdir:").strip()).exists()
+
+
+def _unchanged_by_hand(folder: Path) -> None:
+    """Raises TemperError for changes in the worktree that making it anew would throw away."""
+    changed = set(snapshot.git("diff", "--name-only", "HEAD", cwd=folder).splitlines()) - {"params.yaml", "dvc.lock"}
+    if changed:
+        raise TemperError(
+            f"{folder}: changed there by hand: {', '.join(sorted(changed))}; bring the changes to your own checkout, "
+            f"then drop them with `git -C '{folder}' checkout -- .`"
+        )
 
 
 def _lock(main: Path, folder: Path, preset: str) -> str | None:

@@ -34,7 +34,7 @@ def status() -> None:
                 lines = [f"follows from {', '.join(parents)}"]
             table.add_row(name, Text("\n".join(lines), style="" if why else "dim"))
         console.print(table)
-        console.print(f"{len(stale)} of {len(plan.parents)} stages are stale; `temper run` runs them.")
+        console.print(f"{len(stale)} of {len(plan.parents)} stages are stale; `{workspace.command('run')}` runs them.")
     console.print(
         Text(f"{FIRST} and {LAST} run every time: source, machine and registry are looked at then.", style="dim")
     )

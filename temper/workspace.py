@@ -26,7 +26,7 @@ def enter(preset: str | None = None, fresh: bool = True) -> Path:
     if preset is not None:
         from temper import overlay, standing
 
-        main = standing.main_checkout(root)
+        root, main = standing.checkouts(root)
         if fresh:
             root = standing.refresh(root, preset)
         else:
@@ -38,7 +38,16 @@ def enter(preset: str | None = None, fresh: bool = True) -> Path:
         if fresh:
             os.environ["TEMPER_COMMIT"] = standing.head(root)
         os.chdir(root)
+        console().print(f"[dim]preset {preset}, in {root}[/dim]", soft_wrap=True)
     return root
+
+
+def command(words: str) -> str:
+    """`temper <words>` as it is to be typed to mean this workspace."""
+    from flows import snapshot
+
+    preset = snapshot.standing(Path.cwd())
+    return f"temper {words}" + (f" --preset {preset}" if preset else "")
 
 
 def _root() -> Path:

@@ -29,7 +29,7 @@ def test_plan_says_why_in_words(workspace: Any, monkeypatch: pytest.MonkeyPatch)
     assert plan.changes["make@b"] == ["params.yaml: variants.b changed"]
     assert plan.changes["make@c"] == ["its output work/make/c is missing"]
     assert plan.stale() == {"make@b": [], "make@c": [], "join": ["make@b", "make@c"], "promote": ["join"]}
-    assert dvc.Plan(plan.parents, {"observe": ["changed"]}, plan.always).stale(apart="observe") == {}
+    assert dvc.Plan(plan.parents, {"observe": ["changed"]}, plan.always, plan.outs).stale(apart="observe") == {}
 
 
 def test_lock_order_is_the_plan_s(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_driver_lock_names_its_holder(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_stale_is_changed_and_all_below(parents: dict[str, set[str]], changed: set[str]) -> None:
     order = {name: sorted(up for up in parents[name] if up < name and up in parents) for name in sorted(parents)}
-    plan = dvc.Plan(order, {name: ["changed"] for name in changed if name in order}, frozenset())
+    plan = dvc.Plan(order, {name: ["changed"] for name in changed if name in order}, frozenset(), frozenset())
     stale = plan.stale()
     for name, up in order.items():
         assert (name in stale) == (name in changed or any(parent in stale for parent in up))

@@ -94,9 +94,14 @@ def test_another_that_moved_the_ref_meanwhile_is_not_overwritten(repo: Path, mon
 
 
 def test_large_files_that_are_not_ignored_are_refused(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "LARGEST_UNTRACKED_MB", 1e-6)
-    with pytest.raises(TemperError, match=r"a new one: .* add it to .gitignore"):
+    monkeypatch.setattr(snapshot, "LARGEST_UNTRACKED_MB", 1e-4)  # 100 bytes
+    (repo / "images").mkdir()
+    for i in range(30):  # none of them is large
+        (repo / f"images/{i}.png").write_text("four")
+    with pytest.raises(TemperError, match=r"images: .* add it to .gitignore"):
         take(repo)
+    (repo / ".gitignore").write_text("/images\n")
+    take(repo)
 
 
 def test_what_ran_is_kept_from_the_standing_worktree(repo: Path) -> None:
@@ -112,3 +117,5 @@ def test_what_ran_is_kept_from_the_standing_worktree(repo: Path) -> None:
     assert git(standing, "rev-parse", "HEAD").strip() == made and git(standing, "status", "--porcelain") == ""
     assert git(repo, "log", "-1", "--format=%P", made).strip() == first
     assert snapshot.keep(standing, "other") == made
+    (standing / "kept").write_text("by hand\n")  # and then run from inside
+    assert git(repo, "show", f"{snapshot.keep(standing, 'other')}:kept") == "by hand\n"

@@ -105,3 +105,15 @@ def test_the_first_source_whose_data_are_there(root: Path) -> None:
     assert overlay.choose_source([gone, hub], main) == hub
     with pytest.raises(ParamsError, match=rf"looked for {main}/gone.csv; put"):
         overlay.choose_source([gone], main)
+
+
+def test_a_local_checkpoint_is_that_of_the_checkout(root: Path) -> None:
+    (root / "models/mine").mkdir(parents=True)
+    for said, found in {
+        "models/mine": f"{root}/models/mine",
+        "./gone": f"{root}/gone",  # told by observe, as in a workspace without presets
+        "microsoft/resnet-50": "microsoft/resnet-50",
+    }.items():
+        assert overlay.find_checkpoint({"model": {"checkpoint": said}}, root)["model"]["checkpoint"] == found
+    for other in ({"model": {"family": "mlp"}}, {"model": None}, None):
+        assert overlay.find_checkpoint(other, root) == other

@@ -112,3 +112,43 @@ def test_presets_need_a_repository_with_a_commit(folder: Path) -> None:
         done = temper("run", "--preset", "other", cwd=folder, GIT_CEILING_DIRECTORIES=str(folder.parent))
         assert done.returncode == 2 and said in done.stderr
         git(folder, "init", "-q")
+
+
+def test_from_inside_a_standing_worktree_a_preset_lies_over_the_users_params(folder: Path) -> None:
+    (folder / "presets/third.yaml").write_text("name: third\n")
+    temper("status", "--preset", "other", cwd=folder)
+    inside = folder / ".temper/presets/other"
+    assert temper("status", "--preset", "other", cwd=inside).returncode == 0
+    plain = temper("preset", "show", "third", cwd=folder).stdout
+    assert "margin: 0.02" in plain and temper("preset", "show", "third", cwd=inside).stdout == plain
+    shown = temper("status", cwd=inside).stdout
+    assert "`temper run --preset other` runs them" in " ".join(shown.split())
+
+
+def test_what_was_changed_by_hand_in_the_worktree_is_not_thrown_away(folder: Path) -> None:
+    temper("status", "--preset", "other", cwd=folder)
+    changed = folder / ".temper/presets/other/components/fit.py"
+    changed.write_text("# by hand\n")
+    done = temper("status", "--preset", "other", cwd=folder)
+    assert done.returncode == 1 and "changed there by hand: components/fit.py" in done.stderr
+    assert changed.read_text() == "# by hand\n"
+    git(changed.parent, "checkout", "--", ".")
+    assert temper("status", "--preset", "other", cwd=folder).returncode == 0
+
+
+def test_a_checkout_may_be_moved(folder: Path) -> None:
+    temper("status", "--preset", "other", cwd=folder)
+    moved = folder.rename(folder.parent / "elsewhere")
+    done = temper("status", "--preset", "other", cwd=moved)
+    assert done.returncode == 0, done.stderr
+    assert f"dir = {moved}/.dvc/cache" in (moved / ".temper/presets/other/.dvc/config.local").read_text()
+
+
+def test_an_old_decision_is_not_promoted_under_new_params(folder: Path) -> None:
+    """`status --preset` brings params up to date: a version must not name those as what it was made with."""
+    temper("status", "--preset", "other", cwd=folder)
+    decision = folder / ".temper/presets/other/work/decision/decision.json"
+    decision.parent.mkdir(parents=True)
+    decision.write_text("{}")
+    done = temper("promote", "--preset", "other", cwd=folder)
+    assert done.returncode == 1 and "`temper run --preset other` decides and promotes anew" in done.stderr
