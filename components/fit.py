@@ -147,11 +147,16 @@ def fit(
         total = 0.0
         for index in torch.split(shuffled, params.batch_size):
             factor = learning_rate(params.schedule, int(progress["step"]), steps)
+            if context.probe:
+                factor = context.probe.learning_rate(int(progress["step"])) / params.optimizer.lr
             for group in optimizer.param_groups:
                 group["lr"] = params.optimizer.lr * factor
             with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bf16"):
                 loss = objective(Batch({name: x[index] for name, x in inputs.items()}, labels[index], index))
-            if not math.isfinite(value := loss.item()):
+            value = loss.item()
+            if context.probe:
+                context.probe.see(value)
+            if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss became {value} in epoch {epoch}, step {int(progress['step'])}, at learning rate "
                     f"{params.optimizer.lr * factor:.3g}; lower fit.optimizer.lr or fit.clip_norm"
