@@ -162,11 +162,15 @@ def fit(
         total = 0.0
         for rows in torch.split(shuffled, step_rows):
             factor = learning_rate(params.schedule, int(progress["step"]), steps)
+            if context.probe:
+                factor = context.probe.learning_rate(int(progress["step"])) / params.optimizer.lr
             for part in optimizer.param_groups:
                 part["lr"] = params.optimizer.lr * factor * part["lr_factor"]
             optimizer.zero_grad()
             with checkpointed(model.module) if params.checkpoint_activations else nullcontext():
                 value = sum(backward(index, len(index) / len(rows)) for index in torch.split(rows, params.batch_size))
+            if context.probe:
+                context.probe.see(value)
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss became {value} in epoch {epoch}, step {int(progress['step'])}, at learning rate "
