@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from components.data import Rows
-from components.runtime import Session
+from components.session import Session
 
 # Dynamic INT8 takes its scales from the whole batch, so the batch is part of the answer: one size for all.
 BATCH_SIZE = 32

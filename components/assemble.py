@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 from components.data import Spec
 from components.families import FAMILIES
-from components.model import Model
+from components.model import Adopting, Model
 from components.params import Family as FamilyParams
 from components.params import check_family
 from components.tasks import TASKS
@@ -21,6 +22,13 @@ def create(params: FamilyParams, spec: Spec) -> Model:
     """A model with fresh weights, from torch's current random state."""
     family = FAMILIES[params.family]
     return Model(params, family, TASKS[spec.task], spec, family.build(params, spec))
+
+
+def adopt(folder: Path, params: FamilyParams, spec: Spec) -> Model:
+    """A model with the weights of a checkpoint; it depends on the checkpoint no more."""
+    family = FAMILIES[params.family]
+    made, module = cast(Adopting, family).adopt(folder, params, spec)
+    return Model(made, family, TASKS[spec.task], spec, module)
 
 
 def save(model: Model, out: Path) -> None:

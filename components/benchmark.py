@@ -28,7 +28,7 @@ import numpy as np
 from components import runtime
 from components.cell import Record
 from components.data import Rows, Spec, read_rows
-from components.params import Benchmark, OnnxFp32, Target, TensorRt, Variant
+from components.params import Benchmark, OnnxFp32, Target, Variant
 
 Inputs = Mapping[str, np.ndarray]
 Call = Callable[[Inputs], Any]
@@ -130,11 +130,6 @@ def turns(calls: Mapping[str, Call], inputs: Inputs, settings: Benchmark) -> lis
     return rounds
 
 
-def takes(target: Target, size: int) -> bool:
-    """Whether a build of this target answers batches of this size: an engine has a least and a greatest."""
-    return not isinstance(target, TensorRt) or target.batch_sizes[0] <= size <= target.batch_sizes[-1]
-
-
 def run(
     variants: Mapping[str, Variant],
     targets: Mapping[str, Target],
@@ -154,29 +149,27 @@ def run(
     reference = f"{first}/{next(name for name, target in targets.items() if isinstance(target, OnnxFp32))}"
     cells: dict[str, dict[str, Any]] = {}
     calls: dict[str, Call] = {}
+    sizes: dict[str, list[int]] = {}  # that a build is made for
 
     for variant in variants:
         for name, target in targets.items():
-            cell, build = f"{variant}/{name}", (engines if isinstance(target, TensorRt) else builds) / variant / name
+            cell = f"{variant}/{name}"
+            build = runtime.folder_of(target, name, builds / variant, engines / variant)
             record = Record.read(build)
             if record.status != "ok":
                 cells[cell] = {"status": record.status, "reason": record.reason}
                 continue
-            sizes = [size for size in benchmark.batch_sizes if takes(target, size)]
-            cells[cell] = fresh_footprint(build, threads, batch(rows, max(benchmark.batch_sizes)), sizes)
+            sizes[cell] = [size for size in benchmark.batch_sizes if runtime.takes(build, size)]
+            cells[cell] = fresh_footprint(build, threads, batch(rows, max(benchmark.batch_sizes)), sizes[cell])
             if cells[cell]["status"] == "ok":
                 calls[cell] = runtime.open_build(build, threads).run
                 if cell == reference:
-                    calls["control"] = runtime.open_build(build, threads).run
+                    calls["control"], sizes["control"] = runtime.open_build(build, threads).run, sizes[cell]
     eagers = eager(models / first, threads)
 
     rounds: list[dict[str, Any]] = []
     for size in benchmark.batch_sizes:
-        able = {
-            name: call
-            for name, call in calls.items()
-            if name == "control" or takes(targets[name.partition("/")[2]], size)
-        }
+        able = {name: call for name, call in calls.items() if size in sizes[name]}
         # Its best foot: a speed-up over a hobbled PyTorch would be none.
         able["eager"] = min(eagers, key=lambda call: warm(call, batch(rows, size), benchmark.warmup))
         rounds += [{**turn, "batch_size": size} for turn in turns(able, batch(rows, size), benchmark)]

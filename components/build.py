@@ -1,4 +1,4 @@
-"""The model as one ONNX graph, proven equal to PyTorch on real rows, then every ONNX target made from it.
+"""The model as one ONNX graph, proven equal to PyTorch on real rows, then every target for the processor made from it.
 
 A mismatch torch -> ONNX refuses all of the variant's cells, a build's own mismatch that cell.
 """
@@ -19,13 +19,13 @@ from components.data import read_rows
 from components.graph import context, tidy
 from components.hashing import fingerprint_cell
 from components.model import Model
-from components.params import Parity, Target, TensorRt
+from components.params import Parity, Target
 from components.parity import Answer, check, check_build
-from components.runtime import ONNX_SESSION
+from components.session import ONNX_SESSION, OnnxSession
 from components.targets import TARGETS
 
 CACHE = Path(".temper/builds")
-# What a cell is made with, besides its family, task and target: all that this file imports, as a contract test holds.
+# What a cell is made with, besides its family, task, target and runtime: all that this file imports (a test says so).
 CODE = (
     "components/assemble.py",
     "components/build.py",
@@ -35,6 +35,7 @@ CODE = (
     "components/model.py",
     "components/parity.py",
     "components/runtime.py",
+    "components/session.py",
 )
 
 
@@ -102,11 +103,11 @@ def run(
     out: Path,
     previous: Path | None,
 ) -> dict[str, Any]:
-    """Figures of the export and of every ONNX cell that is ok."""
+    """Figures of the export and of every cell for the processor that is ok."""
     import torch
 
     torch.set_num_threads(threads)
-    onnx_targets = {name: target for name, target in targets.items() if not isinstance(target, TensorRt)}
+    mine = {name: target for name, target in targets.items() if not runtime.runtime_of(target).DEVICE}
     source = assemble.load(model)
     rows = read_rows(data, "validation", source.spec)
     exported = out / "export" / "model.onnx"
@@ -114,17 +115,16 @@ def run(
     def gate_export(_: str, folder: Path) -> dict[str, Any]:
         file = folder / "model.onnx"
         export(assemble.load(model), rows.inputs, file)
-        session = runtime.OnnxSession(file.read_bytes(), ONNX_SESSION, threads, source.spec, "export")
+        session = OnnxSession(file.read_bytes(), ONNX_SESSION, threads, source.spec, "export")
         limits = ("min_export_agreement", parity.min_export_agreement)
         difference = ("max_export_difference", parity.max_export_difference)
         figures = check("torch -> ONNX", eager(source), session.run, rows.inputs, parity, limits, difference)
         return {"bytes": file.stat().st_size, "parity": figures}
 
     def build(name: str, folder: Path) -> dict[str, Any]:
-        kind = targets[name].kind
-        figures = TARGETS[kind](exported, targets[name], context(data, threads, CACHE), folder)
-        shipped = runtime.write_build(folder, kind, "onnxruntime", "model.onnx", ONNX_SESSION, source.spec)
-        return {**shipped, **figures, "parity": check_build(name, exported, folder, data, parity, threads)}
+        figures = TARGETS[mine[name].kind].run(exported, mine[name], context(data, threads, CACHE), folder)
+        figures = runtime.ship(mine[name], folder, source.spec, figures)
+        return {**figures, "parity": check_build(name, exported, folder, data, parity, threads)}
 
     machine = json.loads(host.read_text("utf-8"))
     # INT8 sums saturate or not depending on the instruction set: parity may end otherwise on another machine.
@@ -135,12 +135,12 @@ def run(
     def inputs(name: str) -> str:
         if name == "export":
             return fingerprint_cell(code, *made_from)
-        member, calibration = f"components/targets/{targets[name].kind}.py", data / "calibration.parquet"
-        return fingerprint_cell([*code, member], *made_from, calibration, targets[name].model_dump())
+        members, calibration = runtime.code_of(mine[name]), data / "calibration.parquet"
+        return fingerprint_cell([*code, *members], *made_from, calibration, mine[name].model_dump())
 
     first = cell.each(["export"], gate_export, inputs, out, previous)["export"]
     if first.status == "ok":
-        records = cell.each(onnx_targets, build, inputs, out, previous)
+        records = cell.each(mine, build, inputs, out, previous)
     else:  # nothing is built from a graph that is not the model
-        records = cell.spread(Record(first.status, f"export: {first.reason}", detail=first.detail), onnx_targets, out)
+        records = cell.spread(Record(first.status, f"export: {first.reason}", detail=first.detail), mine, out)
     return cell.numbers({"export": first, **records})

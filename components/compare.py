@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from components import answers, picture, proof, report
+from components import answers, picture, proof, report, runtime
 from components.answers import Answers
 from components.cell import Record
 from components.data import Spec
 from components.errors import TemperError
-from components.params import Compare, OnnxFp32, Policy, Target, TensorRt, Variant
+from components.params import Compare, OnnxFp32, Policy, Target, Variant
+
+# Figures of a build that say in what it multiplies.
+KERNELS = ("integer_nodes", "float_nodes", "half_nodes", "cast_nodes", "cuda_nodes", "cpu_nodes")
 
 Seconds = Mapping[str, Mapping[int, np.ndarray]]  # cell, batch size: seconds of a call (rounds,)
 
@@ -187,7 +190,7 @@ def run(
     rows = []
     for variant, target in names:
         at = f"{variant}/{target}"
-        build = (engines if isinstance(targets[target], TensorRt) else builds) / at
+        build = runtime.folder_of(targets[target], at, builds, engines)
         built, foot = Record.read(build), footprints[at]
         # What answered may still have failed when it was timed.
         status, reason = records[at].status, records[at].reason
@@ -215,7 +218,7 @@ def run(
                 "load_ms": foot.get("load_ms"),
                 "peak_memory_mb": foot.get("peak_memory_mb"),
                 "parity": built.figures.get("parity"),
-                "integer_nodes": built.figures.get("integer_nodes"),
+                **{key: built.figures.get(key) for key in KERNELS},
                 "versus_best": versus(mine, answered[best] if best else None, settings),
                 "versus_champion": versus(mine, champion_answers, settings),
             }

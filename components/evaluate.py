@@ -14,16 +14,17 @@ from components.cell import Record
 from components.data import Spec, read_rows
 from components.errors import Refused
 from components.hashing import fingerprint_cell
-from components.params import Target, TensorRt
+from components.params import Target
 from components.tasks import TASKS
 
-# What a cell is made with, besides its task: all that this file imports, as a contract test holds.
+# What a cell is made with, besides its task and runtime: all that this file imports, as a contract test holds.
 CODE = (
     "components/answers.py",
     "components/cell.py",
     "components/data.py",
     "components/evaluate.py",
     "components/runtime.py",
+    "components/session.py",
 )
 
 
@@ -43,12 +44,11 @@ def run(
     machine = json.loads(host.read_text("utf-8"))
 
     def folder(target: str) -> Path:
-        return (engines if isinstance(targets[target], TensorRt) else builds) / target
+        return runtime.folder_of(targets[target], target, builds, engines)
 
     def inputs(target: str) -> str:
-        # INT8 sums saturate or not depending on the instruction set: another machine may answer otherwise.
-        told = {key: machine[key] for key in ("machine", "isa", "gpu", "tensorrt")}
-        code = [*CODE, f"components/tasks/{spec.task}.py"]
+        told = {field: machine[field] for field in runtime.runtime_of(targets[target]).HOST}
+        code = [*CODE, f"components/tasks/{spec.task}.py", runtime.code_of(targets[target])[1]]
         return fingerprint_cell(code, folder(target), data / "test.parquet", threads, told)
 
     def work(target: str, out: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The ONNX graph on its way to a target: tidying it, quantizing it, counting what runs in integers."""
+"""The ONNX graph on its way to a target: tidying, halving and quantizing it, counting what runs in which precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from components.data import Spec, read_rows
 from components.errors import Refused
-from components.runtime import ONNX_SESSION, onnx_session
+from components.session import CUDA, ONNX_SESSION, onnx_session, placement
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,6 +30,8 @@ INTEGER_KERNELS = {
     "QLinearConv",
     "QLinearMatMul",
 }
+# What joins convolutions and has an integer kernel too: in floats, each would cost a conversion there and back.
+JOINTS = {"Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Relu"}
 FLOAT_KERNELS = {"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
 
 
@@ -57,6 +59,40 @@ def tidy(model: ModelProto) -> None:
         holder.doc_string = ""
 
 
+def _left_in_floats(model: ModelProto) -> list[str]:
+    """Names of the nodes that stay float: products of two activations (attention), joints of more than convolutions."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    integers: set[str] = set()  # tensors that come from a convolution by way of joints alone
+    left = []
+    for node in model.graph.node:
+        inputs = node.input if node.op_type == "Add" else node.input[:1]
+        if node.op_type == "Conv" or (node.op_type in JOINTS and integers.issuperset(inputs)):
+            integers.update(node.output)
+        elif node.op_type in JOINTS or (node.op_type == "MatMul" and node.input[1] not in weights):
+            left.append(node.name)
+    return left
+
+
+def half(model: ModelProto) -> ModelProto:
+    """The graph in half precision; inputs and outputs stay float, and so does normalisation, which overflows."""
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    kept = [*DEFAULT_OP_BLOCK_LIST, "LayerNormalization"]
+    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True, op_block_list=kept))
+    converted.topological_sort(is_deterministic=True)  # the converter puts its casts anywhere
+    del converted.model.graph.value_info[:]  # and keeps types that are no longer true
+    tidy(converted.model)
+    return converted.model
+
+
+def write_half(exported: Path, out: Path) -> None:
+    """`half` from file to file; the same graph gives the same bytes."""
+    import onnx
+
+    out.write_bytes(half(onnx.load(exported)).SerializeToString(deterministic=True))
+
+
 def quantize(
     exported: Path,
     out: Path,
@@ -67,9 +103,10 @@ def quantize(
 ) -> None:
     """Write `exported` with Q/DQ nodes around Conv, Gemm and MatMul with weights; weights become int8.
 
-    Activations are uint8, or with `signed` symmetric int8 with zero point 0, as TensorRT takes them, biases
-    then staying float. `method` is minmax, entropy or percentile. MatMuls of two activations (attention) stay
-    float, and so do outputs: ONNX Runtime then runs MatMulIntegerToFloat, measured faster and closer.
+    Activations are uint8, also on their way between convolutions; or with `signed`, around the layers only,
+    symmetric int8 with zero point 0, as TensorRT takes them, biases then staying float. `method` is minmax, entropy
+    or percentile. MatMuls of two activations (attention) stay float, and so do outputs: ONNX Runtime then runs
+    MatMulIntegerToFloat, measured faster and closer.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -91,8 +128,6 @@ def quantize(
             return next(self._batches, None)
 
     model = onnx.load(exported)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    products = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] not in weights]
     activation = QuantType.QInt8 if signed else QuantType.QUInt8
     options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
     if signed:
@@ -109,8 +144,8 @@ def quantize(
             out,
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            nodes_to_exclude=products,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul", *([] if signed else sorted(JOINTS))],
+            nodes_to_exclude=_left_in_floats(model),
             per_channel=per_channel,
             activation_type=activation,
             weight_type=QuantType.QInt8,
@@ -131,17 +166,46 @@ def quiet_tools() -> Iterator[None]:
         root.setLevel(level)
 
 
-def kernels(file: Path, threads: int) -> dict[str, dict[str, int]]:
-    """How many nodes of the optimised graph multiply in integers and in floats, by kernel."""
+def kernels(file: Path, threads: int) -> dict[str, Any]:
+    """How many nodes of the optimised graph multiply in integers, in floats and, of these, in half precision, by
+    kernel; and how many casts there are."""
     import onnx
 
     with tempfile.TemporaryDirectory() as scratch:
         optimized = Path(scratch) / "optimized.onnx"
         onnx_session(file.read_bytes(), ONNX_SESSION, threads, optimized)
-        counts = Counter(node.op_type for node in onnx.load(optimized).graph.node)
+        graph = onnx.load(optimized).graph
+    counts = Counter(node.op_type for node in graph.node)
+    halves = Counter(_half_nodes(graph))
     return {
         "integer_nodes": {name: counts[name] for name in sorted(INTEGER_KERNELS & set(counts))},
         "float_nodes": {name: counts[name] for name in sorted(FLOAT_KERNELS & set(counts))},
+        "half_nodes": {name: halves[name] for name in sorted(FLOAT_KERNELS & set(halves))},
+        "cast_nodes": counts["Cast"],
+    }
+
+
+def _half_nodes(graph: Any) -> Iterator[str]:
+    """Operators of the nodes that take half precision: an optimised graph tells no types but at its edges."""
+    from onnx import TensorProto, helper
+
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    for node in graph.node:  # in the order in which they run
+        taken = next((types[name] for name in node.input if types.get(name) in floats), None)
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        types |= dict.fromkeys(node.output, attributes["to"] if node.op_type == "Cast" else taken)
+        if taken == TensorProto.FLOAT16:
+            yield node.op_type
+
+
+def placed(file: Path, threads: int) -> dict[str, Any]:
+    """How many nodes CUDA runs and how many are left to the processor, by operator."""
+    found = placement(onnx_session(file.read_bytes(), {}, threads, provider=CUDA))
+    return {
+        "cuda_nodes": found.pop(CUDA, {}),
+        "cpu_nodes": {name: n for at in found.values() for name, n in at.items()},
     }
 
 

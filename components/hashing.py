@@ -27,6 +27,21 @@ def sha256_known(path: Path, earlier: Mapping[str, Any] | None) -> tuple[str, di
     return sha256, {**stat, "sha256": sha256}
 
 
+def sha256_files_known(
+    root: Path, names: Iterable[str], earlier: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Any]]:
+    """(sha256 over names and bytes of files below `root`; a line of stats and hash for each, to give back)."""
+    known = (earlier or {}).get("files", {}) if (earlier or {}).get("path") == str(root) else {}
+    total, lines = hashlib.sha256(), {}
+    for name in names:
+        found = (root / name).stat()
+        stat = f"{found.st_size} {found.st_mtime_ns} {found.st_ino} "
+        line = known.get(name, "")
+        lines[name] = line if line.startswith(stat) else stat + sha256_file(root / name)
+        total.update(f"{name}\0{lines[name].rpartition(' ')[2]}\n".encode())
+    return total.hexdigest(), {"path": str(root), "files": lines}
+
+
 def sha256_tree(root: Path) -> str:
     """One hash over the names and bytes of all files below `root`, or of the one file that it is."""
     if root.is_file():

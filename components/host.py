@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def machine_is_taken() -> bool:
 
 
 def describe() -> dict[str, Any]:
-    """Processor, instruction sets, cores, GPU, driver, TensorRT; nothing that changes by itself (load, clock)."""
+    """Processor, instruction sets, cores, GPU, driver, runtimes; nothing that changes by itself (load, clock)."""
     gpu, driver = _gpu()
     return {
         "machine": _processor(),
@@ -74,6 +75,7 @@ def describe() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": gpu,
         "driver": driver,
+        "onnxruntime": _onnxruntime(),
         "tensorrt": _tensorrt(),
     }
 
@@ -116,3 +118,11 @@ def _tensorrt() -> str | None:
         with contextlib.suppress(PackageNotFoundError):
             return version(package)
     return None
+
+
+def _onnxruntime() -> list[str]:
+    """What ONNX Runtime's installed package can run on, by the libraries in it: importing it would take a while."""
+    found = find_spec("onnxruntime")
+    folders = (found.submodule_search_locations if found else None) or []
+    cuda = any(Path(folder, "capi", "libonnxruntime_providers_cuda.so").exists() for folder in folders)
+    return ["cpu", *(["cuda"] if cuda else [])] if folders else []

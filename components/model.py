@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from components.data import Rows, Spec
 from components.params import Family as FamilyParams
+from components.params import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +22,13 @@ class Family(Protocol):
 
     def logits(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """Preprocessed inputs, first axis the batch, to float logits (batch, classes)."""
+        ...
+
+    def features(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the classifier sees, float (batch, width), for preprocessed inputs; what `pretrain` trains.
+
+        Raises TrainingError in a family that has nothing before its classifier.
+        """
         ...
 
     def lora_targets(self, module: nn.Module) -> list[str]:
@@ -40,6 +48,26 @@ class Family(Protocol):
     def load(self, directory: Path, params: Any, spec: Spec) -> nn.Module: ...
 
 
+class Adopting(Protocol):
+    """What a family whose params may name a checkpoint offers besides."""
+
+    def adopt(self, folder: Path, params: Any, spec: Spec) -> tuple[Any, nn.Module]:
+        """The module of a checked checkpoint for our classes, and params that `build` the like of it."""
+        ...
+
+
+class Maskable(Protocol):
+    """What a family that is in params.MASKABLE offers besides."""
+
+    def masked(self, module: nn.Module, params: Any) -> tuple[nn.Module, int]:
+        """A module that trains this one's encoder in place, and how many patches an image has.
+
+        It takes pixel_values and bool (batch, patches), true where masked, and answers with the `loss` of the pixels
+        under the mask.
+        """
+        ...
+
+
 class Task(Protocol):
     """What a file in tasks/ offers to stages that compute with a model."""
 
@@ -47,7 +75,9 @@ class Task(Protocol):
         """Raw inputs to what a family takes; traced into the exported graph."""
         ...
 
-    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor: ...
+    def loss(self, logits: Tensor, labels: Tensor, params: Loss) -> Tensor:
+        """Mean over the batch; labels are class numbers (batch,) or probabilities (batch, classes)."""
+        ...
 
     def metrics(self, logits: Any, labels: Any) -> dict[str, float]: ...
 
@@ -62,10 +92,22 @@ class Model:
 
     def logits(self, raw: Mapping[str, Tensor]) -> Tensor:
         """Raw inputs, first axis the batch, to logits (batch, classes)."""
-        return self.family.logits(self.module, self.task.preprocess(raw, self.spec))
+        return self.family.logits(self.module, self.task.preprocess(raw, self.spec)).float()  # half under autocast
 
     def parameters(self) -> int:
         return sum(p.numel() for p in self.module.parameters())
+
+
+class Probe(Protocol):
+    """`temper lr-find` in the training loop."""
+
+    def learning_rate(self, step: int) -> float:
+        """Of this step, in place of the schedule's."""
+        ...
+
+    def see(self, loss: float) -> None:
+        """The loss of the step; may raise to end the training."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,3 +120,4 @@ class Context:
     out: Path  # the model's folder: for files beside the weights
     parent_sha256: str  # of the weights that the variant starts from
     log: Callable[[Mapping[str, float], int], None]  # metrics at an epoch
+    probe: Probe | None = None

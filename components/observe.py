@@ -1,7 +1,7 @@
 """The one door for what lies outside the workspace; runs every time, so it imports nothing heavy.
 
-source.json, host.json, champion.json, attempts.json and code.json are what other stages depend on, so each
-changes only when its news matter. stat.json and inputs.json are this stage's own memory.
+source.json, checkpoint.json, host.json, champion.json, attempts.json and code.json are what other stages depend on,
+so each changes only when its news matter. stat.json, checkpoint_stat.json and inputs.json are this stage's own memory.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from components import failures, host, registry
+from components import checkpoint, failures, host, registry
 from components.hashing import code_sha256, fingerprint, sha256_file
 from components.sources import SOURCES
+from components.targets import TARGETS
 
 WORK = Path("work")
 NO_CHAMPION = dict.fromkeys(("version", "digest", "model", "source", "data_sha256", "metrics", "rolled_back"))
@@ -36,13 +37,18 @@ def run(
         return json.loads(path.read_text("utf-8")) if path and path.exists() else None
 
     identity, stat = SOURCES[source["kind"]].observe(SimpleNamespace(**source), earlier("stat.json"))
+    pretrained, checkpoint_stat = checkpoint.observe(init["model"], earlier("checkpoint_stat.json"))
     observed: dict[str, Any] = {
         "source.json": identity,
+        "checkpoint.json": pretrained,
         "host.json": host.describe(),
         "attempts.json": attempts(variants, targets, failures.found(), earlier("attempts.json") or {}),
         "code.json": {
             "variants": {variant: family_files(variant, variants, init) for variant in variants},
             "targets": shas(f"components/targets/{target['kind']}.py" for target in targets.values()),
+            "runtimes": shas(
+                f"components/runtimes/{TARGETS[target['kind']].RUNTIME}.py" for target in targets.values()
+            ),
         },
     }
     inputs = {
@@ -52,7 +58,12 @@ def run(
         "components": code_sha256(),
     }
     observed["champion.json"] = champion(name, earlier("champion.json"), inputs == earlier("inputs.json"))
-    for file, value in {**observed, "stat.json": stat, "inputs.json": inputs}.items():
+    for file, value in {
+        **observed,
+        "stat.json": stat,
+        "checkpoint_stat.json": checkpoint_stat,
+        "inputs.json": inputs,
+    }.items():
         (out / file).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
     return {}
 

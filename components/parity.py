@@ -15,6 +15,7 @@ from components import runtime
 from components.data import Spec, read_rows
 from components.errors import Refused
 from components.params import Parity
+from components.session import ONNX_SESSION, OnnxSession
 
 Answer = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # raw inputs to logits (batch, classes)
 
@@ -102,7 +103,7 @@ def check(
 def check_build(name: str, exported: Path, folder: Path, data: Path, parity: Parity, threads: int) -> dict[str, Any]:
     """Figures of the build in `folder`, opened as it ships, against the exported graph, on validation rows."""
     spec = Spec.read(data)
-    reference = runtime.OnnxSession(exported.read_bytes(), runtime.ONNX_SESSION, threads, spec, str(exported))
+    reference = OnnxSession(exported.read_bytes(), ONNX_SESSION, threads, spec, str(exported))
     limits = ("min_build_agreement", parity.min_build_agreement)
     rows = read_rows(data, "validation", spec).inputs
     return check(f"ONNX -> {name}", reference.run, runtime.open_build(folder, threads).run, rows, parity, limits)

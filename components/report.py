@@ -74,6 +74,20 @@ def speed_lines(row: Row, size: str, reference: str) -> tuple[str, str]:
     return latency, ratio(*row["speedup"][size])
 
 
+def kernel_words(row: Row) -> str:
+    """In what a build multiplies, where it is not plain float32: why it may be slower than it looks."""
+    integer, floats, halves, casts = (row.get(f"{key}_nodes") for key in ("integer", "float", "half", "cast"))
+    left = row.get("cpu_nodes")
+    if left is not None:
+        return f"{sum(left.values())} nodes on the processor, {sum(row['cuda_nodes'].values())} on CUDA"
+    if integer:
+        others = f", {sum(floats.values())} in floats" if floats is not None else ""
+        return f"{sum(integer.values())} layers in integers{others}"
+    if casts and floats is not None:
+        return f"{sum((halves or {}).values())} of {sum(floats.values())} layers in half precision, {casts} casts"
+    return ""
+
+
 def size_lines(row: Row, reference: Row | None) -> tuple[str, str]:
     if row["size_mb"] is None:
         return "", ""
@@ -116,6 +130,8 @@ def mark(row: Row, matrix: Mapping[str, Any], decision: Mapping[str, Any] | None
         return f"★ champion, version {champion['version']}", "bold green"
     if winner and winner["cell"] == row["cell"]:
         return "★ chosen", "bold green"
+    if row.get("pass") == "pretrain":
+        return "no classifier yet", "dim"
     return standing(row["cell"], decision or {}), "dim"
 
 
@@ -240,7 +256,7 @@ def write_html(matrix: Mapping[str, Any], image: Path, path: Path) -> None:
 
     body = []
     for row in matrix["cells"]:
-        name = f"<td>{html.escape(row['cell'])}</td>"
+        name = f"<td>{html.escape(row['cell'])}<small>{html.escape(kernel_words(row))}</small></td>"
         if row["status"] != "ok":
             why = html.escape(f"{row['status']}: {row['reason']}")
             kind = "failed" if row["status"] == "failed" else "off"

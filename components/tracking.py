@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -302,7 +302,11 @@ def download(source: str, to: Path) -> Path:
 
 
 def _pinned(package: str) -> str:
-    return f"{package}=={version(package).partition('+')[0]}"
+    try:
+        installed = version(package)
+    except PackageNotFoundError:  # onnxruntime-gpu stands in for onnxruntime where there is a GPU
+        installed = version(f"{package}-gpu")
+    return f"{package}=={installed.partition('+')[0]}"
 
 
 def main(arguments: list[str]) -> int:

@@ -14,17 +14,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from rich.table import Table
 from rich.text import Text
 
 from components import host
+from components.runtimes import RUNTIMES, onnxruntime_cuda
 from temper.workspace import console as wide
 
 Level = Literal["ok", "note", "warn", "fail"]
 STYLES: dict[Level, str] = {"ok": "green", "note": "dim", "warn": "yellow", "fail": "bold red"}
+STANDS_IN = {"onnxruntime": "onnxruntime-gpu"}  # another package with the same module
 LEAST_DISK_GB, LEAST_MEMORY_GB = 2.0, 3.0  # a digits run needs about half of each
 
 
@@ -88,9 +90,16 @@ def packages(name: str = "temper") -> Iterator[Finding]:
     for requirement in declared:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            installed = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
+        installed = _version(requirement.name)
+        if (other := STANDS_IN.get(requirement.name)) and (version := _version(other)):
+            if installed is None:
+                good += 1
+                yield Finding("note", requirement.name, f"{other} {version} stands in for {requirement}")
+            else:
+                found = f"{installed} and {other} {version} share their files: the one installed last hides the other"
+                yield Finding("warn", requirement.name, found, onnxruntime_cuda.REMEDY)
+            continue
+        if installed is None:
             yield Finding(
                 "fail", requirement.name, f"missing, needs {requirement.specifier or 'any version'}", "run `make run`"
             )
@@ -102,10 +111,15 @@ def packages(name: str = "temper") -> Iterator[Finding]:
             yield Finding(
                 "fail", requirement.name, found, "delete .venv and run `make run`, or pip install the declared one"
             )
-    shown = ", ".join(
-        f"{tool} {metadata.version(tool)}" for tool in ("dvc", "prefect", "mlflow", "torch", "onnxruntime")
-    )
+    shown = ", ".join(f"{tool} {_version(tool)}" for tool in ("dvc", "prefect", "mlflow", "torch", "onnxruntime"))
     yield Finding("ok", "packages", f"{good} as declared: {shown}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def programs() -> Iterator[Finding]:
@@ -143,21 +157,27 @@ def hardware() -> Iterator[Finding]:
         f"{memory_gb:.1f} GB free",
         "" if memory_gb >= LEAST_MEMORY_GB else f"close something: a run wants {LEAST_MEMORY_GB:.0f} GB",
     )
-    yield from _gpu(found["gpu"], found["driver"], found["tensorrt"])
+    yield from _devices(found)
 
 
-def _gpu(gpu: str | None, driver: str | None, tensorrt: str | None) -> Iterator[Finding]:
-    absent = "TensorRT cells read `not measured`"
+def _devices(found: dict[str, Any]) -> Iterator[Finding]:
+    """The GPU, and every runtime that needs more than the processor."""
+    gpu = found["gpu"]
     if gpu is None:
-        yield Finding("note", "GPU", "none", f"{absent}; everything else runs on the processor")
+        remedy = "cells that need one read `not measured`; everything else runs on the processor"
+        yield Finding("note", "GPU", "none", remedy)
     else:
-        yield Finding("ok", "GPU", f"{gpu}, driver {driver}")
-    if tensorrt is not None:
-        yield Finding("ok" if gpu else "note", "TensorRT", tensorrt)
-    elif gpu is not None:
-        yield Finding("warn", "TensorRT", f"not installed: {absent}", "pip install -e '.[gpu]' -c constraints.txt")
-    else:
-        yield Finding("note", "TensorRT", "not installed", "of use only with a GPU")
+        yield Finding("ok", "GPU", f"{gpu}, driver {found['driver']}")
+    for name, runtime in RUNTIMES.items():
+        if not runtime.DEVICE:
+            continue
+        reason, _, remedy = (runtime.needs(found) or "").partition("; ")
+        if not reason:
+            yield Finding("ok", name, ", ".join(f"{field} {found[field]}" for field in runtime.HOST))
+        elif gpu is not None:
+            yield Finding("warn", name, f"{reason}: its cells read `not measured`", remedy)
+        else:
+            yield Finding("note", name, "of use only with a GPU")
 
 
 def workspace() -> Iterator[Finding]:

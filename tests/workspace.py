@@ -22,7 +22,7 @@ FIT = {
     "batch_size": 32,
     "optimizer": {"kind": "adamw", "lr": 0.003, "weight_decay": 0.01},
     "schedule": {"kind": "cosine", "warmup_share": 0.1},
-    "label_smoothing": 0.0,
+    "loss": {"kind": "cross_entropy", "label_smoothing": 0.0},
     "clip_norm": 1.0,
     "patience": 5,
 }
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
     "init": {"model": {"family": "mlp", "hidden": [32], "dropout": 0.1}},
     "variants": {
         "base": {"from": "init", "pass": "train", "fit": FIT},
-        "pruned": {"from": "base", "pass": "prune", "ratio": 0.5, "fit": FIT},
+        "pruned": {"from": "base", "pass": "prune", "ratio": 0.5, "round_to": 8, "fit": FIT},
     },
     "targets": {
         "fp32": {"kind": "onnx_fp32"},

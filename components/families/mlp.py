@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.data import Spec
 from components.params import Mlp
@@ -30,6 +30,12 @@ def build(params: Mlp, spec: Spec) -> nn.Module:
 
 def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     result: Tensor = module(inputs["pixel_values"])
+    return result
+
+
+def features(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The last hidden layer."""
+    result: Tensor = module[:-1](inputs["pixel_values"])
     return result
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.data import Spec
 from components.params import Vit
@@ -41,6 +41,26 @@ def build(params: Vit, spec: Spec) -> nn.Module:
 def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     result: Tensor = module(pixel_values=inputs["pixel_values"]).logits
     return result
+
+
+def features(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The class token after the last layer."""
+    tokens: Tensor = module.vit(pixel_values=inputs["pixel_values"]).last_hidden_state
+    return tokens[:, 0]
+
+
+def masked(module: Any, params: Vit) -> tuple[nn.Module, int]:
+    """transformers' ViTForMaskedImageModeling round the same encoder; images must be square."""
+    from transformers import ViTConfig, ViTForMaskedImageModeling
+
+    size = module.config.image_size[0]
+    changed = {"image_size": size, "encoder_stride": params.patch_size}
+    around = ViTForMaskedImageModeling(ViTConfig.from_dict(module.config.to_dict() | changed))
+    around.vit.layers, around.vit.layernorm = module.vit.layers, module.vit.layernorm
+    ours, theirs = module.vit.embeddings, around.vit.embeddings
+    theirs.patch_embeddings, theirs.cls_token = ours.patch_embeddings, ours.cls_token
+    theirs.position_embeddings = ours.position_embeddings
+    return around, (size // params.patch_size) ** 2
 
 
 def lora_targets(module: nn.Module) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from components.params.section import Bounded, Count, FilePath, OpenShare, Section, Share, Text
+from components.params.section import Bounded, Count, FilePath, OpenShare, Positive, Section, Share, Text
 
 # --- source: where the rows come from ------------------------------------------------------------
 
@@ -30,7 +30,55 @@ class Parquet(Section):
     path: FilePath
 
 
-Source = Annotated[Embedded | Csv | Parquet, Field(discriminator="kind")]
+class Jsonl(Section):
+    kind: Literal["jsonl"]
+    path: FilePath
+
+
+Part = Literal["train", "validation", "calibration", "test", "all"]
+
+
+def _all_alone(parts: dict[Part, Any]) -> dict[Part, Any]:
+    if "all" in parts and len(parts) > 1:
+        raise ValueError("all stands alone: it is the part of data that are not split yet")
+    return parts
+
+
+class NpzPart(Section):
+    """Names of arrays in the file."""
+
+    image: Text
+    label: Text
+
+
+class Npz(Section):
+    """`arrays`: of each part its arrays, or of `all`; `class_names`: the array of the names that labels number."""
+
+    kind: Literal["npz"]
+    path: FilePath
+    arrays: Annotated[dict[Part, NpzPart], Field(min_length=1), AfterValidator(_all_alone)]
+    class_names: Text | None
+
+
+class ImageFolder(Section):
+    """Images in <path>/<class>/ or <path>/<split>/<class>/."""
+
+    kind: Literal["image_folder"]
+    path: FilePath
+    max_file_mb: Positive
+
+
+class Hub(Section):
+    """A data set of the Hugging Face hub by its id, or a folder laid out like one; `splits`: of each part its split."""
+
+    kind: Literal["hub"]
+    dataset: FilePath
+    config: Text | None
+    splits: Annotated[dict[Part, Text], Field(min_length=1), AfterValidator(_all_alone)]
+    revision: Text | None
+
+
+Source = Annotated[Embedded | Csv | Parquet | Jsonl | Npz | ImageFolder | Hub, Field(discriminator="kind")]
 
 # --- task: what is asked --------------------------------------------------------------------------
 
@@ -48,11 +96,14 @@ class ImageColumns(Section):
 
 
 class ImageClassification(Section):
+    """`resize` is for encoded images of another size than `shape`; left out, their rows are set aside."""
+
     kind: Literal["image_classification"]
     columns: ImageColumns
     shape: Annotated[list[Count], Field(min_length=2, max_length=3)]  # height, width[, channels]
     range: Annotated[list[Bounded], Field(min_length=2, max_length=2)]  # least and greatest raw pixel value
     classes: Annotated[list[Text], Field(min_length=2, max_length=100_000)]
+    resize: Literal["stretch", "crop", "pad"] | None = None
 
     @model_validator(mode="after")
     def _sane(self) -> ImageClassification:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from components.params.families import Family
-from components.params.fit import Fit
+from components.params.fit import Colour, Crop, Fit, Flip, Loop, Rotate
 from components.params.section import Name, OpenShare, Positive, Section, Share
 
 
@@ -20,6 +20,40 @@ class Pass(Section):
 class Train(Pass):
     kind: Literal["train"] = Field(alias="pass")
     fit: Fit
+
+
+class ResizedCrop(Section):
+    """A window of the image, resized to the whole; its sides' ratio is drawn from 3:4 to 4:3."""
+
+    kind: Literal["resized_crop"]
+    least_area: OpenShare  # of the image; the window's is drawn from this to 1
+
+
+class Contrastive(Section):
+    """Two views of an image are to be told from all other images' (SimCLR)."""
+
+    kind: Literal["contrastive"]
+    views: Annotated[
+        list[Annotated[Flip | Crop | ResizedCrop | Rotate | Colour, Field(discriminator="kind")]],
+        Field(min_length=1, max_length=32),
+    ]  # what is done to an image to make a view, in this order
+    temperature: Annotated[float, Field(gt=0, le=100)]
+    projection: Annotated[int, Field(ge=2, le=65_536)]  # width in which views are compared; dropped afterwards
+
+
+class Masked(Section):
+    """Pixels under masked patches are to be guessed (SimMIM)."""
+
+    kind: Literal["masked"]
+    ratio: OpenShare  # of the patches
+
+
+class Pretrain(Pass):
+    """Without labels: the classifier stays untrained, so a `train` variant is to follow."""
+
+    kind: Literal["pretrain"] = Field(alias="pass")
+    method: Annotated[Contrastive | Masked, Field(discriminator="kind")]
+    fit: Loop
 
 
 class Lora(Pass):
@@ -43,10 +77,11 @@ class Distill(Pass):
 class Prune(Pass):
     kind: Literal["prune"] = Field(alias="pass")
     ratio: OpenShare  # of the channels of every prunable layer
+    round_to: Annotated[int, Field(ge=1, le=1024)]  # what stays is a multiple of this, where as many stay at all
     fit: Fit  # recovery training
 
 
-Variant = Annotated[Train | Lora | Distill | Prune, Field(discriminator="kind")]
+Variant = Annotated[Train | Pretrain | Lora | Distill | Prune, Field(discriminator="kind")]
 
 
 def check_variant(raw: object) -> Variant:

@@ -12,11 +12,12 @@ from pydantic import Field, ValidationError
 
 from components.errors import ParamsError
 from components.params.data import Prepare, Source, Task, Validate
-from components.params.families import Family, Init, Vit
+from components.params.families import FEATURELESS, MASKABLE, Family, Init, Lenet, TransformersImage, Vit
+from components.params.fit import Colour
 from components.params.measure import Benchmark, Compare, Parity, Policy
-from components.params.passes import Distill, Train, Variant
+from components.params.passes import Contrastive, Distill, Masked, Pretrain, Train, Variant
 from components.params.section import Name, Section
-from components.params.targets import OnnxFp32, Target, TensorRt
+from components.params.targets import OnnxFp32, Target
 
 
 class Params(Section):
@@ -39,6 +40,36 @@ class Params(Section):
 def _family_errors(family: Family, shape: list[int], where: str) -> Iterator[str]:
     if isinstance(family, Vit) and (shape[0] % family.patch_size or shape[1] % family.patch_size):
         yield f"{where}.patch_size: must divide task.shape {shape[:2]}, got {family.patch_size}"
+    if isinstance(family, Lenet) and min(shape[:2]) < 4:
+        yield f"{where}: lenet halves the image twice and needs 4 pixels a side, task.shape has {shape[:2]}; take mlp"
+
+
+def _family(params: Params, name: str) -> Family:
+    """The family of a variant whose chain of parents ends."""
+    while name in params.variants:
+        variant = params.variants[name]
+        if isinstance(variant, Distill):
+            return variant.model
+        name = variant.parent
+    return params.init.model
+
+
+def _pretrain_errors(variant: Pretrain, family: Family, shape: list[int], where: str) -> Iterator[str]:
+    if family.family in FEATURELESS:
+        yield f"{where}.pass: pretrain trains what is before the classifier, and {family.family} has nothing there"
+    if isinstance(variant.method, Masked):
+        if family.family not in MASKABLE:
+            able = ", ".join(MASKABLE)
+            yield f"{where}.method.kind: masked is for families {able}, this one is {family.family}; take contrastive"
+        elif shape[0] != shape[1]:
+            yield f"{where}.method.kind: masked needs square images, task.shape has {shape[:2]}; take contrastive"
+    if isinstance(variant.method, Contrastive) and (len(shape) < 3 or shape[2] != 3):
+        for number, view in enumerate(variant.method.views):
+            if isinstance(view, Colour) and (view.saturation or view.hue):
+                yield (
+                    f"{where}.method.views.{number}: saturation and hue need images of 3 channels, task.shape is "
+                    f"{shape}; set both to 0.0"
+                )
 
 
 def _tree_errors(params: Params) -> Iterator[str]:
@@ -57,19 +88,29 @@ def _tree_errors(params: Params) -> Iterator[str]:
                 break
             seen.add(at)
             at = params.variants[at].parent
-        if variant.parent == "init" and not isinstance(variant, Train):
+        else:
+            if isinstance(variant, Pretrain):
+                yield from _pretrain_errors(variant, _family(params, name), params.task.shape, where)
+        untrained = variant.parent == "init" or isinstance(params.variants.get(variant.parent), Pretrain)
+        if untrained and not isinstance(variant, Train | Pretrain):
             yield (
-                f"{where}.pass: {variant.kind} needs a trained parent, and init is untrained; "
-                f"put a variant with 'pass: train' before it"
+                f"{where}.pass: {variant.kind} needs a trained parent, and the classifier of {variant.parent} is "
+                f"untrained; put a variant with 'pass: train' before it"
             )
         if isinstance(variant, Distill):
             yield from _family_errors(variant.model, params.task.shape, f"{where}.model")
+            if isinstance(variant.model, TransformersImage) and variant.model.checkpoint:
+                yield f"{where}.model.checkpoint: only init reads a checkpoint; name it in init.model"
+    first, reference = next(iter(params.variants.items()))
+    if isinstance(reference, Pretrain):
+        yield (
+            f"variants.{first}: all others are compared with the first variant, and a pretrain's classifier is "
+            f"untrained; put one with 'pass: train' first (its parent may stand below it)"
+        )
     yield from _family_errors(params.init.model, params.task.shape, "init.model")
-    for name, target in params.targets.items():
+    for name in params.targets:
         if name == "export":
             yield "targets.export: 'export' names the folder of the ONNX file all targets start from; choose another"
-        if isinstance(target, TensorRt) and target.batch_sizes != sorted(target.batch_sizes):
-            yield f"targets.{name}.batch_sizes: must rise from least to greatest, got {target.batch_sizes}"
     if not any(isinstance(target, OnnxFp32) for target in params.targets.values()):
         yield "targets: one must have 'kind: onnx_fp32'; the matrix compares every other build with it"
     if params.policy.batch_size not in params.benchmark.batch_sizes:
@@ -130,8 +171,8 @@ def check(raw: object) -> Params:
     return params
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check a params file (YAML 1.2, as DVC reads it; at most 1 MB, no duplicate keys, no tags)."""
+def read(path: Path) -> Any:
+    """A params file as plain data (YAML 1.2, as DVC reads it; at most 1 MB, no duplicate keys, no tags)."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -142,7 +183,11 @@ def load(path: Path = Path("params.yaml")) -> Params:
     if len(text) > 1_000_000:
         raise ParamsError([f"{path}: is larger than 1 MB; params are settings, put data into files"])
     try:
-        raw = YAML(typ="safe", pure=True).load(text)
+        return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:
         raise ParamsError([f"{path}: is not valid YAML: {' '.join(str(error).split())[:300]}"]) from None
-    return check(raw)
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a params file."""
+    return check(read(path))

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from components.model import Context, Model
-from components.passes import distill, lora, prune, train
+from components.passes import distill, lora, pretrain, prune, train
 
 PASSES: dict[str, Callable[[Model, Any, Context], tuple[Model, dict[str, float]]]] = {
     "train": train.run,
+    "pretrain": pretrain.run,
     "lora": lora.run,
     "distill": distill.run,
     "prune": prune.run,

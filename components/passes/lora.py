@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.errors import TemperError
 from components.fit import fit, supervised
 from components.model import Context, Model
 from components.params import Lora
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def run(model: Model, params: Lora, context: Context) -> tuple[Model, dict[str, float]]:
@@ -25,12 +29,21 @@ def run(model: Model, params: Lora, context: Context) -> tuple[Model, dict[str, 
         target_modules=model.family.lora_targets(model.module),
     )
     adapted = replace(model, module=get_peft_model(model.module, config))
+    # The base's running statistics stay as frozen as its weights, or the adapter would not fit the base any more.
+    counting = [layer for layer in adapted.module.modules() if getattr(layer, "track_running_stats", False)]
+    hooks = [layer.register_forward_pre_hook(_in_eval_mode) for layer in counting]
     trained = sum(p.numel() for p in adapted.module.parameters() if p.requires_grad)
     share = trained / adapted.parameters()
-    fit(adapted, params.fit, context, supervised(adapted, params.fit.label_smoothing))
+    fit(adapted, params.fit, context, supervised(adapted, params.fit))
+    for hook in hooks:
+        hook.remove()
     _save(adapted, context)
     merged = replace(model, module=adapted.module.merge_and_unload(safe_merge=True))  # type: ignore[operator]
     return merged, {"trained_parameters": trained, "trained_share": share}
+
+
+def _in_eval_mode(layer: nn.Module, _: object) -> None:
+    layer.eval()
 
 
 def _save(adapted: Model, context: Context) -> None:

@@ -7,7 +7,7 @@ weights that hang on them.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.errors import TrainingError
 from components.fit import fit, measure, supervised
@@ -23,18 +23,25 @@ def run(model: Model, params: Prune, context: Context) -> tuple[Model, dict[str,
 
     before = model.parameters()
     one = {name: torch.from_numpy(x) for name, x in context.rows("validation").head(2).inputs.items()}
-    model = _cut(model, params.ratio, one)
+    model = _cut(model, params, one)
     for parameter in model.module.parameters():
         parameter.requires_grad_(True)
-    cut = measure(model, context.rows("validation"))
-    fit(model, params.fit, context, supervised(model, params.fit.label_smoothing))
+    cut = measure(model, context.rows("validation"), params.fit.loss)
+    fit(model, params.fit, context, supervised(model, params.fit))
     return model, {
         "parameters_kept": model.parameters() / before,
         "validation_accuracy_before_recovery": cut["accuracy"],
     }
 
 
-def _cut(model: Model, ratio: float, raw: dict[str, Tensor]) -> Model:
+def kept(channels: int, params: Prune) -> int:
+    """How many of a layer's channels stay: a multiple of round_to where as many stay, at least one."""
+    wanted = (1 - params.ratio) * channels
+    multiple = params.round_to if wanted >= params.round_to else 1
+    return min(channels, max(1, multiple * round(wanted / multiple)))
+
+
+def _cut(model: Model, params: Prune, raw: dict[str, Tensor]) -> Model:
     import torch_pruning as tp
 
     graph = tp.DependencyGraph().build_dependency(
@@ -45,12 +52,16 @@ def _cut(model: Model, ratio: float, raw: dict[str, Tensor]) -> Model:
     importance = tp.importance.GroupMagnitudeImportance(p=2)
     layers = model.family.prunable(model.module)
     if not layers:
-        raise TrainingError(f"family {model.params.family} has no prunable layer")
+        raise TrainingError(f"family {model.params.family} has no prunable layer: nothing of it can go but classes")
+    done: set[Any] = set()
     for layer in layers:
+        if layer in done:  # its outputs are added to another's: both lost the same channels
+            continue
         channels = graph.get_out_channels(layer)
         pruner = graph.get_pruner_of_module(layer)
         group = graph.get_pruning_group(layer, pruner.prune_out_channels, idxs=list(range(channels)))
-        least = importance(group).argsort()[: min(round(ratio * channels), channels - 1)].tolist()
+        done |= {dependency.layer for dependency, _ in group if graph.is_out_channel_pruning_fn(dependency.pruning_fn)}
+        least = importance(group).argsort()[: channels - kept(channels, params)].tolist()
         if least:
             graph.get_pruning_group(layer, pruner.prune_out_channels, idxs=sorted(least)).prune()
     return replace(model, params=model.family.pruned(model.module, model.params))

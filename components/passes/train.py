@@ -8,5 +8,5 @@ from components.params import Train
 
 
 def run(model: Model, params: Train, context: Context) -> tuple[Model, dict[str, float]]:
-    fit(model, params.fit, context, supervised(model, params.fit.label_smoothing))
+    fit(model, params.fit, context, supervised(model, params.fit))
     return model, {}

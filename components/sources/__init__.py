@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from components.sources import csv, embedded, parquet
+from components.sources import csv, embedded, hub, image_folder, jsonl, npz, parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,4 +31,8 @@ SOURCES: dict[str, Source] = {
     "embedded": embedded,
     "csv": csv,
     "parquet": parquet,
+    "jsonl": jsonl,
+    "npz": npz,
+    "image_folder": image_folder,
+    "hub": hub,
 }

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components import graph
-from components.params import OnnxFp32
+if TYPE_CHECKING:
+    from components.graph import Context
+    from components.params import OnnxFp32
+
+RUNTIME = "onnxruntime"
 
 
-def run(exported: Path, params: OnnxFp32, context: graph.Context, out: Path) -> dict[str, Any]:
+def run(exported: Path, params: OnnxFp32, context: Context, out: Path) -> dict[str, Any]:
+    from components import graph
+
     shutil.copyfile(exported, out / "model.onnx")
     return dict(graph.kernels(out / "model.onnx", context.threads))

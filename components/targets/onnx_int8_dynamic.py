@@ -6,14 +6,19 @@ Convolutions stay float: their dynamic kernel, ConvInteger, was slower than floa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components import graph
-from components.params import OnnxInt8Dynamic
+if TYPE_CHECKING:
+    from components.graph import Context
+    from components.params import OnnxInt8Dynamic
+
+RUNTIME = "onnxruntime"
 
 
-def run(exported: Path, params: OnnxInt8Dynamic, context: graph.Context, out: Path) -> dict[str, Any]:
+def run(exported: Path, params: OnnxInt8Dynamic, context: Context, out: Path) -> dict[str, Any]:
     from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    from components import graph
 
     with graph.quiet_tools():
         quantize_dynamic(

@@ -16,46 +16,35 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components import graph
 from components.errors import NotMeasured, Refused
-from components.params import TensorRt
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from components.graph import Context
+    from components.params import TensorRt
 
 log = logging.getLogger(__name__)
 
+RUNTIME = "tensorrt"
 WORKSPACE_BYTES = 1 << 30  # what a layer may use beside its tensors while it is chosen and while it runs
 
 
-def half(model: ModelProto) -> ModelProto:
-    """The graph in half precision; inputs and outputs stay float, and so does normalisation, which overflows."""
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
-    kept = [*DEFAULT_OP_BLOCK_LIST, "LayerNormalization"]
-    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True, op_block_list=kept))
-    converted.topological_sort(is_deterministic=True)  # the converter puts its casts anywhere
-    del converted.model.graph.value_info[:]  # and keeps types that are no longer true
-    return converted.model
-
-
-def typed(exported: Path, params: TensorRt, context: graph.Context) -> bytes:
+def typed(exported: Path, params: TensorRt, context: Context) -> bytes:
     """The ONNX file that TensorRT is given."""
     import onnx
+
+    from components import graph
 
     with tempfile.TemporaryDirectory() as scratch:
         source = exported
         if params.precision == "int8":
             source = Path(scratch) / "quantized.onnx"
             graph.quantize(exported, source, context.calibration(params.rows), "minmax", per_channel=True, signed=True)
-        model = half(onnx.load(source))
-    graph.tidy(model)
+        model = graph.half(onnx.load(source))
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
-def run(exported: Path, params: TensorRt, context: graph.Context, out: Path) -> dict[str, Any]:
+def run(exported: Path, params: TensorRt, context: Context, out: Path) -> dict[str, Any]:
     """Write model.engine and layers.json, what the engine inspector says of every layer; `key` says what for.
 
     Raises NotMeasured without TensorRT or a CUDA device, Refused for a graph that TensorRT cannot parse.

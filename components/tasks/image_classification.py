@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,13 +14,14 @@ import numpy as np
 
 from components.data import SPLITS, Spec
 from components.errors import DataError
-from components.params import Expectation, ImageClassification
+from components.params import Expectation, ImageClassification, Loss
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from torch import Tensor
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
@@ -50,10 +53,22 @@ def preprocess(inputs: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
     return {"pixel_values": (image - mean) / std}
 
 
-def loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    from torch.nn.functional import cross_entropy
+def loss(logits: Tensor, labels: Tensor, params: Loss) -> Tensor:
+    """Mean over the batch; labels are class numbers (batch,) or probabilities (batch, classes).
 
-    return cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    mse and huber are the logits' distance from the labels' probabilities, mean over the classes too, without a
+    softmax, as in Hui & Belkin (arXiv 2006.07322); such logits are no log-probabilities.
+    """
+    from torch.nn import functional
+
+    if params.kind == "cross_entropy":
+        return functional.cross_entropy(logits, labels, label_smoothing=params.label_smoothing)
+    if params.kind == "weighted":
+        return sum((term.weight * loss(logits, labels, term.loss) for term in params.terms), logits.new_zeros(()))
+    wanted = (functional.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels).to(logits.dtype)
+    if params.kind == "mse":
+        return functional.mse_loss(logits, wanted)
+    return functional.huber_loss(logits, wanted, delta=params.delta)
 
 
 def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -121,6 +136,83 @@ def _leaves(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         rows, array = np.repeat(rows, lengths), _plain(pc.list_flatten(array))
     return array, rows
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    """Bytes of image files, or the struct{bytes, path} of `datasets`."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_encoded(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def decode(data: bytes | None, params: ImageClassification) -> np.ndarray | str:
+    """Pixels 0 to 255 (*shape) of an image file's first frame, or why there are none.
+
+    Turned as its EXIF data say; transparency on white; 16 bits scaled to 8; grey and colour as Pillow converts them.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    height, width = params.shape[:2]
+    mode = {1: "L", 3: "RGB"}.get(math.prod(params.shape[2:]))
+    if mode is None:
+        raise DataError(f"task.shape {params.shape}: image files give [height, width] or [height, width, 3]")
+    if not data:
+        return "is missing" if data is None else "is an empty file"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            return "has floating-point pixels; save it with 8 or 16 bits"
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) / 257 + 0.5).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert(mode)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"has more than {Image.MAX_IMAGE_PIXELS} pixels"
+    except UnidentifiedImageError:
+        return f"is no image file ({', '.join(FORMATS)})"
+    except Exception as error:  # noqa: BLE001 - damaged bytes raise whatever the decoder stumbles over
+        return f"is truncated or broken: {error}"
+    if image.size != (width, height):
+        if params.resize is None:
+            return f"is {image.height}x{image.width}, task.shape says {height}x{width}; set task.resize"
+        if params.resize == "stretch":
+            image = image.resize((width, height))
+        else:
+            image = (ImageOps.fit if params.resize == "crop" else ImageOps.pad)(image, (width, height))
+    return np.asarray(image).reshape(params.shape)
+
+
+def _decoded(array: pa.Array, params: ImageClassification) -> tuple[np.ndarray, list[str | None]]:
+    """(float64 pixels (rows, size), NaN where there are none; why there are none)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    files = pc.struct_field(array, "bytes") if pa.types.is_struct(array.type) else array
+    pixels = np.full((len(files), math.prod(params.shape)), np.nan)
+    faults: list[str | None] = [None] * len(files)
+    for i, file in enumerate(files):
+        found = decode(file.as_py(), params)
+        if isinstance(found, str):
+            faults[i] = found
+        else:
+            pixels[i] = found.ravel()
+    return pixels, faults
+
+
+def _encoded(table: pa.Table, params: ImageClassification) -> pa.Array | None:
+    """The column of image files, if the image is one."""
+    names = _image_columns(table.column_names, params)
+    if len(names) == 1 and _is_encoded(table.schema.field(names[0]).type):
+        return _plain(table.column(names[0]))
+    return None
 
 
 def _pixels(table: pa.Table, params: ImageClassification) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -197,7 +289,8 @@ def read(table: pa.Table, params: ImageClassification) -> tuple[dict[str, np.nda
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    pixels, _ = _pixels(table, params)
+    files = _encoded(table, params)
+    pixels = _pixels(table, params)[0] if files is None else _decoded(files, params)[0]
     names = _names(table.column(params.columns.label))
     numbers = pc.index_in(names, value_set=pa.array(params.classes, pa.string())).fill_null(-1)
     labels = np.array(numbers.to_numpy(zero_copy_only=False), np.int32)
@@ -218,9 +311,11 @@ def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
 
     def kind(name: str) -> str:
         array = _plain(table.column(name))
+        if name in image and _is_encoded(array.type) and len(image) == 1:
+            return "image"
         listed = name in image and "*" not in params.columns.image
         if listed and not (_is_list(array.type) or pa.types.is_null(array.type)):
-            return f"{array.type}, not a list"
+            return f"{array.type}, neither a list nor image files"
         array = _leaves(array)[0] if listed else array
         if pa.types.is_null(array.type):
             return "empty"
@@ -249,7 +344,8 @@ def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
 
 
 def features(table: pa.Table, params: ImageClassification) -> pa.Table:
-    """label, key, split, content and image_size, _nulls, _text, _nonfinite, _min, _max, _mean of each row.
+    """label, key, split, content and image_size, _nulls, _text, _nonfinite, _min, _max, _mean of each row; of image
+    files image_fault: why a file cannot be used.
 
     What belongs to a column that is not there is left out.
     """
@@ -261,12 +357,20 @@ def features(table: pa.Table, params: ImageClassification) -> pa.Table:
         if column in table.column_names:
             found[name] = _names(table.column(column))
     if _image_columns(table.column_names, params):
-        pixels, counts = _pixels(table, params)
+        files = _encoded(table, params)
+        if files is None:
+            pixels, counts = _pixels(table, params)
+            faulty = np.zeros(len(table), bool)
+        else:
+            pixels, faults = _decoded(files, params)
+            found["image_fault"] = pa.array(faults, pa.string())
+            faulty, none = np.array([fault is not None for fault in faults], bool), np.zeros(len(table), np.int64)
+            counts = {"size": none + pixels.shape[1], "nulls": none, "text": none}
         found |= {f"image_{name}": values.astype(np.int32) for name, values in counts.items()}
         nonfinite = ~np.isfinite(pixels)
         missing = counts["nulls"] + counts["text"]
         whole = counts["size"] == pixels.shape[1]
-        found["image_nonfinite"] = np.where(whole, nonfinite.sum(1) - missing, 0).astype(np.int32)
+        found["image_nonfinite"] = np.where(whole & ~faulty, nonfinite.sum(1) - missing, 0).astype(np.int32)
         least, greatest = np.where(nonfinite, np.inf, pixels).min(1), np.where(nonfinite, -np.inf, pixels).max(1)
         any_finite = ~nonfinite.all(1)
         found["image_min"] = pa.array(least, mask=~any_finite)
@@ -321,6 +425,7 @@ def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
             column="image_size",
             value_set=[size],
         ),
+        rule("quarantine", "column_values_to_be_null", "the image cannot be used", column="image_fault"),
         none("image_nulls", "pixels are missing"),
         none("image_text", "pixels are not numbers"),
         none("image_nonfinite", "pixels are NaN or infinite"),
@@ -365,9 +470,9 @@ def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
             rule(
                 "stop",
                 "column_values_to_be_in_set",
-                "pixels must be numbers",
+                "pixels must be numbers, or the image the bytes of a file",
                 column="image_kind",
-                value_set=["number", "empty"],
+                value_set=["number", "image", "empty"],
             ),
             rule(
                 "stop",

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from components import answers, assemble, benchmark, compare, evaluate, params, picture, report
+from components import answers, assemble, benchmark, compare, evaluate, params, picture, report, runtime
 from components.cell import Record
 from components.data import Spec
 from components.decide import decide
 from components.errors import TemperError
 
-HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "tensorrt": None}
+HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "onnxruntime": ["cpu"], "tensorrt": None}
 EVIL = "<script>alert(1)</script> [bold]"
 Workspace = tuple[params.Params, Path]
 
@@ -41,7 +41,7 @@ def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) ->
     for variant, scale in (("base", 1.0), ("small", -1.0)):
         assemble.save(assemble.create(mlp, Spec.read(prepared)), Path("work/models", variant))
         for target, settings in loaded.targets.items():
-            if isinstance(settings, params.TensorRt):
+            if runtime.runtime_of(settings).DEVICE:
                 Record("not measured", "no CUDA device").write(Path("work/engines", variant, target))
             else:
                 figures = {"bytes": 1, "digest": make_build(variant, target, scale)}
@@ -123,7 +123,6 @@ def test_nan_answers_are_refused(measured: Workspace, make_build: Callable[..., 
 
 def test_the_last_batch_changes_no_answer(measured: Workspace) -> None:
     """33 rows take two calls of 32; the second holds one row and its copies."""
-    from components import runtime
     from components.data import read_rows
 
     rows = read_rows(Path("work/data/prepared"), "test", Spec.read(Path("work/data/prepared"))).head(33)
@@ -318,6 +317,20 @@ def test_the_control_says_what_the_speeds_are_worth(low: float, high: float, ver
     said = report.control_words({"control": compare.control(timed)})
     assert words in said
     assert ("quiet" in said) == (words != "Noise: 1.0%.")
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"float_nodes": {"Gemm": 3}, "integer_nodes": {}, "half_nodes": {}, "cast_nodes": 0}, ""),
+        ({"float_nodes": {"MatMul": 2, "Gemm": 1}, "cast_nodes": 5}, "0 of 3 layers in half precision, 5 casts"),
+        ({"integer_nodes": {"QGemm": 4}, "float_nodes": {"MatMul": 2}}, "4 layers in integers, 2 in floats"),
+        ({"integer_nodes": {"gemm": 4}}, "4 layers in integers"),
+        ({"cuda_nodes": {"Conv": 2}, "cpu_nodes": {"Shape": 1}}, "1 nodes on the processor, 2 on CUDA"),
+    ],
+)
+def test_the_page_says_in_what_a_build_multiplies(figures: dict[str, Any], words: str) -> None:
+    assert report.kernel_words({**dict.fromkeys(compare.KERNELS), **figures}) == words
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")])

@@ -102,7 +102,7 @@ def test_a_misspelling_is_answered_with_what_was_meant() -> None:
     del raw["source"]["kind"]
     said = errors(raw)
     assert "variants.pruned.ration: unknown key; did you mean ratio?" in said
-    assert "variants.lora.pass: must be one of 'train', 'lora', 'distill', 'prune', got 'loras'" in said
+    assert "variants.lora.pass: must be one of 'train', 'pretrain', 'lora', 'distill', 'prune', got 'loras'" in said
     assert "source.kind: is missing; it says of which kind this is" in said
 
 
@@ -123,6 +123,46 @@ def test_names_that_dvc_would_drop_or_split_are_refused(name: Any) -> None:
     raw = copy.deepcopy(SHIPPED)
     raw["variants"][name] = raw["variants"]["base"]
     assert any("variants" in line for line in errors(raw))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"family": "lenet", "widths": [6], "hidden": [84]}, "init.model.widths: "),
+        (
+            {"family": "resnet", "stem": "cifar", "widths": [8], "blocks": [1, 1], "dropout": 0.0},
+            "an entry a stage each",
+        ),
+        (
+            {"family": "resnet", "stem": "cifar", "widths": [8], "blocks": [2], "inner_widths": [[8]], "dropout": 0.0},
+            "an entry a block",
+        ),
+        ({"family": "transformers_image", "architecture": "resnet"}, "either a checkpoint, or an architecture"),
+        (
+            {"family": "transformers_image", "architecture": "resnet", "config": {}, "checkpoint": "x"},
+            "either a checkpoint, or an architecture",
+        ),
+        (
+            {"family": "transformers_image", "architecture": "resnet", "config": {}, "revision": "a" * 40},
+            "revision belongs to a checkpoint",
+        ),
+        ({"family": "transformers_image", "checkpoint": "x", "revision": "main"}, "init.model.revision: "),
+        ({"family": "vit"}, "init.model.patch_size: is missing"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(model: dict[str, Any], said: str) -> None:
+    assert said in "\n".join(errors({**SHIPPED, "init": {"model": model}}))
+
+
+def test_a_family_must_fit_the_images_and_a_student_has_no_checkpoint() -> None:
+    raw = copy.deepcopy(SHIPPED)
+    raw["task"]["shape"] = [3, 3]
+    raw["init"]["model"] = {"family": "lenet", "widths": [6, 16], "hidden": [84]}
+    raw["variants"]["distilled"]["model"] = {"family": "transformers_image", "checkpoint": "x"}
+    assert errors(raw) == [
+        "variants.distilled.model.checkpoint: only init reads a checkpoint; name it in init.model",
+        "init.model: lenet halves the image twice and needs 4 pixels a side, task.shape has [3, 3]; take mlp",
+    ]
 
 
 def test_export_is_not_a_target() -> None:

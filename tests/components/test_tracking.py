@@ -244,3 +244,15 @@ def test_addresses_that_cannot_work_are_refused(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("MLFLOW_TRACKING_URI", wrong)
     with pytest.raises(TemperError, match="MLFLOW_TRACKING_URI"):
         registry.address()
+
+
+def test_a_model_asks_for_onnxruntime_whichever_package_brought_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    def version(package: str) -> str:
+        if package == "onnxruntime":
+            raise PackageNotFoundError(package)
+        return {"onnxruntime-gpu": "1.31.1", "torch": "2.13.0+cpu"}[package]
+
+    monkeypatch.setattr(tracking, "version", version)
+    assert [tracking._pinned(name) for name in ("onnxruntime", "torch")] == ["onnxruntime==1.31.1", "torch==2.13.0"]

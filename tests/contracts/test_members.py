@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from components import assemble, build, graph, host, params, runtime
 from components.data import Spec, read_rows
-from components.errors import DataError, NotMeasured
+from components.errors import DataError, NotMeasured, TrainingError
 from components.families import FAMILIES
 from components.fit import answers
 from components.hashing import sha256_file, sha256_tree
@@ -27,6 +27,8 @@ from components.make import multiply_adds
 from components.model import Context, Model
 from components.parity import check_build
 from components.passes import PASSES
+from components.runtimes import RUNTIMES
+from components.session import BuildError
 from components.sources import SOURCES
 from components.targets import TARGETS
 from components.tasks import TASKS
@@ -35,7 +37,12 @@ from components.tasks import TASKS
 
 # The smallest useful model of every family.
 TINY: dict[str, dict[str, Any]] = {
+    "perceptron": {},
     "mlp": {"hidden": [32, 16], "dropout": 0.1},
+    "lenet": {"widths": [6, 16], "hidden": [32, 16]},
+    "alexnet": {"widths": [8, 16, 16, 16, 16], "hidden": [32, 32], "dropout": 0.1},
+    "vgg": {"stages": [[8, 8], [16]], "hidden": [32], "dropout": 0.1},
+    "resnet": {"stem": "cifar", "widths": [8, 16], "blocks": [1, 2], "dropout": 0.1},
     "vit": {
         "patch_size": 4,
         "hidden_size": 16,
@@ -45,7 +52,18 @@ TINY: dict[str, dict[str, Any]] = {
         "intermediate_size": 32,
         "dropout": 0.1,
     },
+    "transformers_image": {
+        "architecture": "resnet",
+        "config": {"embedding_size": 8, "hidden_sizes": [16], "depths": [2], "layer_type": "basic"},
+    },
 }
+
+
+def reload_perceptron(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    return pixels.flatten(1) @ weights["1.weight"].T + weights["1.bias"]
 
 
 def reload_mlp(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
@@ -59,6 +77,63 @@ def reload_mlp(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     return logits
 
 
+def reload_layers(
+    folder: Path, pixels: torch.Tensor, steps: str, activation: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """`steps`, a letter each: c a convolution that keeps the size, n a normalisation, f a linear layer, l the last."""
+    from safetensors.torch import load_file
+    from torch.nn.functional import avg_pool2d, batch_norm, conv2d, linear, max_pool2d
+
+    weights, x = load_file(folder / "model.safetensors"), pixels
+    numbers = iter(sorted({int(name.partition(".")[0]) for name in weights}))
+    for step in steps:
+        at = "" if step in "ampo" else f"{next(numbers)}."
+        kernel, bias = weights.get(f"{at}weight", torch.empty(0)), weights.get(f"{at}bias")
+        if step == "c":
+            x = conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
+        elif step == "n":
+            x = batch_norm(x, weights[f"{at}running_mean"], weights[f"{at}running_var"], kernel, bias)
+        elif step in "fl":
+            x = linear(x.flatten(1), kernel, bias)
+        x = activation(x) if step in "af" else x
+        x = avg_pool2d(x, 2) if step == "m" else max_pool2d(x, 2) if step == "p" else x
+        x = max_pool2d(x, 3, 2, padding=1) if step == "o" else x
+    return x
+
+
+def reload_lenet(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    return reload_layers(folder, pixels, "camcamffl", torch.tanh)
+
+
+def reload_alexnet(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    return reload_layers(folder, pixels, "caocaocacacaoffl", torch.relu)
+
+
+def reload_vgg(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    return reload_layers(folder, pixels, "cnacnapcnapfl", torch.relu)
+
+
+def reload_resnet(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from safetensors.torch import load_file
+    from torch.nn.functional import batch_norm, conv2d, linear, relu
+
+    weights = load_file(folder / "model.safetensors")
+
+    def convolution(x: torch.Tensor, at: str, number: int, stride: int = 1) -> torch.Tensor:
+        kernel, norm = weights[f"{at}.{number}.weight"], f"{at}.{number + 1}."
+        x = conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        mean, var = weights[f"{norm}running_mean"], weights[f"{norm}running_var"]
+        return batch_norm(x, mean, var, weights[f"{norm}weight"], weights[f"{norm}bias"])
+
+    x = relu(convolution(pixels, "stem", 0))
+    for stage, blocks in enumerate(made.blocks):
+        for block in range(blocks):
+            at, stride = f"stages.{stage}.{block}", 2 if stage and not block else 1
+            inside = convolution(relu(convolution(x, f"{at}.inside", 0, stride)), f"{at}.inside", 3)
+            x = relu(inside + (x if stride == 1 else convolution(x, f"{at}.shortcut", 0, stride)))
+    return linear(x.mean((2, 3)), weights["classifier.weight"], weights["classifier.bias"])
+
+
 def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     from transformers import ViTForImageClassification
 
@@ -66,27 +141,56 @@ def reload_vit(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
     return logits
 
 
+def reload_transformers_image(folder: Path, pixels: torch.Tensor, made: Any) -> torch.Tensor:
+    from transformers import AutoModelForImageClassification
+
+    logits: torch.Tensor = AutoModelForImageClassification.from_pretrained(folder).eval()(pixel_values=pixels).logits
+    return logits
+
+
 # Logits of a saved model by plain library calls, without Temper: (folder, preprocessed pixels, params) -> logits.
-RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {"mlp": reload_mlp, "vit": reload_vit}
+RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {
+    "perceptron": reload_perceptron,
+    "mlp": reload_mlp,
+    "lenet": reload_lenet,
+    "alexnet": reload_alexnet,
+    "vgg": reload_vgg,
+    "resnet": reload_resnet,
+    "vit": reload_vit,
+    "transformers_image": reload_transformers_image,
+}
+FEATURELESS = {"perceptron"}  # nothing before the classifier: neither pruned nor trained by itself
+PRUNABLE = sorted(set(FAMILIES) - FEATURELESS)
 FIT = {
     "epochs": 2,
     "batch_size": 32,
     "optimizer": {"kind": "adamw", "lr": 0.003, "weight_decay": 0.01},
     "schedule": {"kind": "cosine", "warmup_share": 0.1},
-    "label_smoothing": 0.1,
+    "loss": {"kind": "cross_entropy", "label_smoothing": 0.1},
     "clip_norm": 1.0,
     "patience": 5,
 }
 PASS: dict[str, dict[str, Any]] = {
     "train": {},
+    "pretrain": {
+        "method": {
+            "kind": "contrastive",
+            "views": [{"kind": "crop", "padding": 1}, {"kind": "rotate", "degrees": 10.0}],
+            "temperature": 0.5,
+            "projection": 8,
+        },
+        "fit": {key: value for key, value in FIT.items() if key != "loss"},
+    },
     "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0},
     "distill": {"temperature": 2.0, "weight": 0.5, "model": {"family": "mlp", "hidden": [8], "dropout": 0.0}},
-    "prune": {"ratio": 0.5},
+    "prune": {"ratio": 0.5, "round_to": 4},
 }
 TARGET: dict[str, dict[str, Any]] = {
     "onnx_fp32": {},
+    "onnx_fp16": {},
     "onnx_int8_dynamic": {"per_channel": True},
     "onnx_int8_static": {"per_channel": True, "calibration": "minmax", "rows": 32},
+    "onnx_cuda": {"precision": "fp16"},
     "tensorrt": {"precision": "fp16", "batch_sizes": [1, 4, 8], "rows": 32},
 }
 PARITY = params.Parity(
@@ -104,11 +208,42 @@ def write_parquet(folder: Path, table: pa.Table) -> dict[str, Any]:
     return {"path": str(folder / "data.parquet")}
 
 
+def write_jsonl(folder: Path, table: pa.Table) -> dict[str, Any]:
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()), "utf-8")
+    return {"path": str(path)}
+
+
+def write_npz(folder: Path, table: pa.Table) -> dict[str, Any]:
+    path = folder / "data.npz"
+    np.savez(path, x=np.ones((len(table), 2, 2), np.uint8), y=np.array(table["label"].to_pylist()))
+    return {"path": str(path), "arrays": {"all": {"image": "x", "label": "y"}}, "class_names": None}
+
+
+def write_image_folder(folder: Path, table: pa.Table) -> dict[str, Any]:
+    from PIL import Image
+
+    for label in table["label"].to_pylist():
+        (folder / "images" / label).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(folder / "images" / label / "0.png")
+    return {"path": str(folder / "images"), "max_file_mb": 1.0}
+
+
+def write_hub(folder: Path, table: pa.Table) -> dict[str, Any]:
+    (folder / "hub").mkdir()
+    write_parquet(folder / "hub", table)
+    return {"dataset": str(folder / "hub"), "config": None, "splits": {"all": "train"}, "revision": None}
+
+
 # Writes a table as a data set of this kind, over the one before; returns its section of params.yaml, without kind.
 SOURCE: dict[str, Callable[[Path, pa.Table], dict[str, Any]]] = {
     "embedded": lambda folder, table: {"dataset": "digits"},
     "csv": write_csv,
     "parquet": write_parquet,
+    "jsonl": write_jsonl,
+    "npz": write_npz,
+    "image_folder": write_image_folder,
+    "hub": write_hub,
 }
 
 
@@ -159,12 +294,26 @@ def context(prepared: Path, spec: Spec, out: Path, parent_sha256: str = "") -> C
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 class TestFamily:
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_logits_have_a_row_a_row_and_a_column_a_class(self, family: str, prepared: Path, spec: Spec) -> None:
         rows = read_rows(prepared, "validation", spec).head(5)
         assert answers(tiny(family, spec), rows).shape == (5, len(spec.classes))
 
+    @pytest.mark.parametrize("family", sorted(set(FAMILIES) - FEATURELESS))
+    def test_features_are_what_the_classifier_sees(self, family: str, prepared: Path, spec: Spec) -> None:
+        model, rows = tiny(family, spec), read_rows(prepared, "validation", spec).head(5)
+        seen: list[torch.Tensor] = []
+        classifier = [layer for layer in model.module.modules() if isinstance(layer, torch.nn.Linear)][-1]
+        classifier.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        answers(model, rows)
+        raw = {name: torch.from_numpy(x) for name, x in rows.inputs.items()}
+        with torch.no_grad():
+            features = model.family.features(model.module.eval(), model.task.preprocess(raw, spec))
+        assert features.shape == (5, classifier.in_features)
+        torch.testing.assert_close(features, seen[0])
+
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_a_saved_model_reloads_to_the_same_bits(
         self, family: str, prepared: Path, spec: Spec, tmp_path: Path
     ) -> None:
@@ -176,17 +325,36 @@ class TestFamily:
         assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
         assert not again.module.training
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_nothing_but_safetensors_and_json_is_saved(self, family: str, spec: Spec, tmp_path: Path) -> None:
         assemble.save(tiny(family, spec), tmp_path)
         assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".safetensors", ".json"}
 
+    @pytest.mark.parametrize("family", FAMILIES)
     def test_the_seed_decides_the_weights(self, family: str, spec: Spec) -> None:
         one, two = tiny(family, spec), tiny(family, spec)
         assert all(map(torch.equal, one.module.state_dict().values(), two.module.state_dict().values()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", PASSES)
+@pytest.mark.parametrize("family", sorted(FEATURELESS))
+def test_a_family_without_inner_layers_says_so(family: str, prepared: Path, spec: Spec, tmp_path: Path) -> None:
+    model = tiny(family, spec)
+    for kind in ("prune", "pretrain"):
+        wanted = params.check_variant({"from": "base", "pass": kind, "fit": FIT, **PASS[kind]})
+        with pytest.raises(TrainingError, match=family):
+            PASSES[kind](model, wanted, context(prepared, spec, tmp_path))
+    with pytest.raises(TrainingError, match=family):
+        model.family.features(model.module, {"pixel_values": torch.zeros(1, 1, 8, 8)})
+
+
+def test_params_know_which_families_can_be_pretrained() -> None:
+    assert set(params.FEATURELESS) == FEATURELESS
+    assert set(params.MASKABLE) == {name for name, family in FAMILIES.items() if hasattr(family, "masked")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"), [(k, f) for k in PASSES for f in FAMILIES if k not in ("prune", "pretrain") or f in PRUNABLE]
+)
 class TestPass:
     def make(self, kind: str, family: str, prepared: Path, spec: Spec, out: Path) -> tuple[Model, dict[str, float]]:
         wanted = params.check_variant({"from": "base", "pass": kind, "fit": FIT, **PASS[kind]})
@@ -208,11 +376,11 @@ class TestPass:
         assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PRUNABLE)
 def test_pruned_is_dense_smaller_and_reloads_by_plain_library_calls(
     family: str, prepared: Path, spec: Spec, tmp_path: Path
 ) -> None:
-    wanted = params.check_variant({"from": "base", "pass": "prune", "fit": FIT, "ratio": 0.5})
+    wanted = params.check_variant({"from": "base", "pass": "prune", "fit": FIT, **PASS["prune"]})
     before = tiny(family, spec)
     rows = read_rows(prepared, "validation", spec)
     size, work = before.parameters(), multiply_adds(before, rows.head(1))
@@ -257,20 +425,26 @@ def exported(
     return out
 
 
+def target(kind: str) -> Any:
+    return TypeAdapter(params.Target).validate_python({"kind": kind, **TARGET[kind]})
+
+
 def make_target(kind: str, exported: Path, prepared: Path, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True)
-    wanted: Any = TypeAdapter(params.Target).validate_python({"kind": kind, **TARGET[kind]})
-    return TARGETS[kind](exported, wanted, graph.context(prepared, 2, out.parent / "cache"), out)
+    return TARGETS[kind].run(exported, target(kind), graph.context(prepared, 2, out.parent / "cache"), out)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TARGETS if kind != "tensorrt"])
+ON_DEVICE = [kind for kind in TARGETS if RUNTIMES[TARGETS[kind].RUNTIME].DEVICE]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TARGETS if kind not in ON_DEVICE])
 class TestTarget:
     def test_it_ships_a_build_that_answers_like_the_export(
         self, kind: str, exported: Path, prepared: Path, spec: Spec, tmp_path: Path
     ) -> None:
         figures = make_target(kind, exported, prepared, tmp_path / "a")
         json.dumps(figures)  # they go into the cell's record
-        runtime.write_build(tmp_path / "a", kind, "onnxruntime", "model.onnx", runtime.ONNX_SESSION, spec)
+        runtime.ship(target(kind), tmp_path / "a", spec, figures)
         rows = read_rows(prepared, "test", spec)
         logits = runtime.open_build(tmp_path / "a", 2).run(rows.inputs)
         assert logits.shape == (len(rows), len(spec.classes)) and np.isfinite(logits).all()
@@ -283,15 +457,32 @@ class TestTarget:
         assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
 
 
-def test_an_engine_is_not_measured_without_a_gpu(exported: Path, prepared: Path, tmp_path: Path) -> None:
-    if host.describe()["gpu"]:
-        pytest.skip("there is a GPU; tests/components/targets/test_tensorrt.py builds on it")
-    with pytest.raises(NotMeasured):
-        make_target("tensorrt", exported, prepared, tmp_path / "a")
+@pytest.mark.parametrize("kind", ON_DEVICE)
+def test_it_is_not_built_without_its_device(kind: str, exported: Path, prepared: Path, tmp_path: Path) -> None:
+    if RUNTIMES[TARGETS[kind].RUNTIME].needs(host.describe()) is None:
+        pytest.skip("it can be built here; the file under tests/components/targets/ does")
+    with pytest.raises((NotMeasured, BuildError)):
+        make_target(kind, exported, prepared, tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_runtime_says_what_it_needs_of_fields_that_the_stages_watch(name: str, root: Path) -> None:
+    """None of its fields is unknown to host.json or to the stages that build, answer and time with it."""
+    from tests.contracts.test_layout import BODY
+
+    known, member = host.describe(), RUNTIMES[name]
+    missing = member.needs({**known, "gpu": None})
+    assert (missing is not None) == member.DEVICE and (missing is None or "; " in missing)
+    for verb in ("engine" if member.DEVICE else "build", "evaluate", "benchmark"):
+        watched = [
+            entry["work/observed/host.json"] for entry in BODY[verb]["params"] if "work/observed/host.json" in entry
+        ]
+        assert set(member.HOST) <= set(*watched) & set(known), verb
+    assert (root / "components" / "runtimes" / f"{name}.py").exists()
 
 
 ROWS = pa.table({"pixel": [0.5, 1.5, 2.5], "label": ["one", "two", "three"]})
-FILES = [kind for kind in SOURCES if kind != "embedded"]  # what comes with a library does not change or break
+FILES = ["csv", "parquet", "jsonl"]  # a table in one file; tests/components/sources/ has the others' own tests
 
 
 def observe(section: Mapping[str, Any], earlier: Any = None) -> tuple[Any, Any]:

@@ -49,7 +49,7 @@ def test_help_teaches_without_heavy_imports() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "status", "matrix", "promote", "ui"])
+@pytest.mark.parametrize("command", ["run", "status", "matrix", "promote", "lr-find", "ui"])
 def test_outside_a_workspace(command: str, tmp_path: Path) -> None:
     done = temper(command, cwd=tmp_path)
     assert done.returncode == 2
@@ -119,3 +119,29 @@ def test_doctor_finds_what_is_wrong(folder: Path) -> None:
     assert "seed: is missing; add it" in done.stdout
     assert "127.0.0.1:9 does not answer" in done.stdout
     assert "unset PREFECT_API_URL" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("installed", "level"),
+    [({"onnxruntime": "1.32.0"}, None), ({"onnxruntime-gpu": "1.31.1"}, "note"), ({"both": "1.31.1"}, "warn")],
+)
+def test_doctor_knows_what_stands_in_for_onnxruntime(
+    installed: dict[str, str], level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import metadata
+
+    from temper import doctor
+
+    def version(package: str) -> str:
+        if not package.startswith("onnxruntime"):
+            return "1.0"
+        if (found := installed.get("both", installed.get(package))) is None:
+            raise metadata.PackageNotFoundError(package)
+        return found
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "requires", lambda name: ["onnxruntime==1.32.0"])
+    said = [finding for finding in doctor.packages() if finding.what == "onnxruntime"]
+    assert [finding.level for finding in said] == ([level] if level else [])
+    if level == "warn":
+        assert said[0].remedy.startswith("pip uninstall -y onnxruntime")

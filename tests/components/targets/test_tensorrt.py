@@ -18,10 +18,11 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from components import assemble, build, graph, parity, runtime
+from components import assemble, build, graph, parity, runtime, session
 from components.data import Spec, read_rows
 from components.errors import NotMeasured
 from components.params import Mlp, TensorRt, Vit
+from components.runtimes.tensorrt import EngineSession
 from components.targets import tensorrt
 
 FP16 = TensorRt(kind="tensorrt", precision="fp16", batch_sizes=[1, 4, 8], rows=32)
@@ -52,7 +53,7 @@ def test_the_typed_graph_is_valid_and_answers_like_the_export(
     content = tensorrt.typed(exported, params, graph.context(prepared, 2, tmp_path))
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
     rows = read_rows(prepared, "validation", spec).inputs
-    answers = [runtime.OnnxSession(file, {}, 2, spec, "test").run(rows) for file in (exported.read_bytes(), content)]
+    answers = [session.OnnxSession(file, {}, 2, spec, "test").run(rows) for file in (exported.read_bytes(), content)]
     assert 0 < parity.compare(*answers)["max_logit_difference"] < difference
 
 
@@ -284,11 +285,11 @@ def test_the_engine_is_run_by_calls_the_bindings_have(
     monkeypatch.setitem(sys.modules, "tensorrt", trt)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace())  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=cuda))  # type: ignore[arg-type]
-    session = runtime.EngineSession(b"an engine", {"tensorrt": api["__version__"]}, spec, "test")
-    assert session.run({"image": np.zeros((17, 8, 8), np.float32)}).shape == (17, 10)
+    opened = EngineSession(b"an engine", {"tensorrt": api["__version__"]}, spec, "test")
+    assert opened.run({"image": np.zeros((17, 8, 8), np.float32)}).shape == (17, 10)
     assert sizes == [8, 8, 2]
     with pytest.raises(runtime.BuildError, match="was built by TensorRT 9, here is"):
-        runtime.EngineSession(b"an engine", {"tensorrt": "9"}, spec, "test")
+        EngineSession(b"an engine", {"tensorrt": "9"}, spec, "test")
 
 
 def test_without_a_device_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,5 +328,5 @@ def test_an_engine_answers_like_the_export(
     runtime.write_build(tmp_path, "tensorrt", "tensorrt", "model.engine", {}, spec, key=figures["key"])
     rows = read_rows(prepared, "validation", spec).inputs
     answers = runtime.open_build(tmp_path, 2).run(rows)
-    expected = runtime.OnnxSession(exported.read_bytes(), {}, 2, spec, "export").run(rows)
+    expected = session.OnnxSession(exported.read_bytes(), {}, 2, spec, "export").run(rows)
     assert parity.compare(expected, answers)["max_logit_difference"] < (0.01 if params is FP16 else 0.1)
