@@ -29,16 +29,21 @@ def _uncounted(block: Any) -> Iterator[None]:
             layer.momentum, layer.num_batches_tracked = momentum, batches
 
 
+def _how(module: Any) -> dict[str, Any]:
+    """Arguments of torch.utils.checkpoint for blocks of this module."""
+    return {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _uncounted(module))}
+
+
 def _wrap(block: Any) -> None:
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    plain = block.forward
+    plain, how = block.forward, _how(block)
 
     def forward(x: Tensor) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return plain(x)
-        return checkpoint(plain, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _uncounted(block)))
+        return checkpoint(plain, x, **how)
 
     block.forward = forward
 
@@ -48,7 +53,7 @@ def checkpointed(module: Any) -> Iterator[None]:
     """As long as this lasts. Raises TrainingError for a family that is not made of blocks."""
     module = module.get_base_model() if hasattr(module, "get_base_model") else module  # with an adapter on it
     if getattr(module, "supports_gradient_checkpointing", False):  # transformers
-        module.activation_checkpointing_enable({"use_reentrant": False})
+        module.activation_checkpointing_enable(_how(module))
         try:
             yield
         finally:

@@ -80,6 +80,17 @@ def _tensors(rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
     return {name: torch.from_numpy(x) for name, x in rows.inputs.items()}, torch.from_numpy(rows.labels)
 
 
+def _batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Row numbers in order, `size` at a time. A single row left over joins the batch before it: normalisation by the
+    batch can find no variance in one value a channel, and torch refuses it."""
+    import torch
+
+    parts = list(torch.split(rows, size))
+    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
 def answers(model: Model, rows: Rows, batch_size: int = 256) -> Tensor:
     """Logits (rows, classes) in eval mode, without gradients."""
     import torch
@@ -123,6 +134,8 @@ def fit(
 
     train, validation = context.rows("train"), context.rows("validation")
     inputs, labels = _tensors(train)
+    if params.precision == "bf16":  # convolutions: 1.3 times as fast on a processor with AVX-512
+        model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = augmentation(params.augment, inputs, len(model.spec.classes)) if params.augment else None
     grouped, still = groups.apply(model.module, params.groups or [])
     trained = {name: p for name, p in model.module.named_parameters() if p.requires_grad}
@@ -130,7 +143,7 @@ def fit(
         raise TrainingError("no parameter can be trained: every layer is frozen")
     optimizer = _optimizer(params.optimizer, groups.for_optimizer(trained, grouped, params.optimizer.weight_decay))
     step_rows = params.batch_size * (params.accumulate or 1)
-    steps = params.epochs * math.ceil(len(train) / step_rows)
+    steps = params.epochs * len(_batches(torch.arange(len(train)), step_rows))
     torch.manual_seed(context.seed)
     checkpoints = context.out / "checkpoints"
     progress = {"epoch": 0, "step": 0, "best_loss": math.inf, "best_epoch": -1, "first_loss": math.inf}
@@ -158,13 +171,17 @@ def fit(
         # The order depends on seed and epoch alone, so that a resumed run sees what an unbroken one would.
         shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.seed * 1_000_003 + epoch))
         total = 0.0
-        for rows in torch.split(shuffled, step_rows):
+        for rows in _batches(shuffled, step_rows):
             factor = learning_rate(params.schedule, int(progress["step"]), steps)
+            if context.probe:
+                factor = context.probe.learning_rate(int(progress["step"])) / params.optimizer.lr
             for part in optimizer.param_groups:
                 part["lr"] = params.optimizer.lr * factor * part["lr_factor"]
             optimizer.zero_grad()
             with checkpointed(model.module) if params.checkpoint_activations else nullcontext():
-                value = sum(backward(index, len(index) / len(rows)) for index in torch.split(rows, params.batch_size))
+                value = sum(backward(index, len(index) / len(rows)) for index in _batches(rows, params.batch_size))
+            if context.probe:
+                context.probe.see(value)
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss became {value} in epoch {epoch}, step {int(progress['step'])}, at learning rate "
@@ -205,5 +222,5 @@ def fit(
             resume.save(checkpoints, model.module, optimizer, best, progress)
             saved_at = time.monotonic()
     model.module.load_state_dict(best)
-    model.module.eval()
+    model.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     shutil.rmtree(checkpoints, ignore_errors=True)

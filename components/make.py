@@ -27,6 +27,23 @@ def run(
     out: Path,
 ) -> dict[str, float]:
     """Metrics: on the validation split (the test split is for evaluate), and the model's size."""
+    model, context = start(seed, threads, log, data, parent, out)
+    model, figures = PASSES[variant.kind](model, variant, context)
+    assemble.save(model, out)
+    loss = variant.fit.loss if isinstance(variant.fit, Fit) else CrossEntropy(kind="cross_entropy", label_smoothing=0.0)
+    validation = context.rows("validation")
+    return {
+        **{f"validation_{name}": value for name, value in measure(model, validation, loss).items()},
+        "parameters": model.parameters(),
+        "multiply_adds": multiply_adds(model, validation.head(1)),
+        **figures,
+    }
+
+
+def start(
+    seed: int, threads: int, log: Callable[[Mapping[str, float], int], None], data: Path, parent: Path, out: Path
+) -> tuple[Model, Context]:
+    """What a pass starts from, and torch set up so that it comes out the same each time."""
     import torch
 
     torch.set_num_threads(threads)
@@ -43,17 +60,8 @@ def run(
     def create(params: FamilyParams) -> Model:
         return assemble.create(params, spec)
 
-    start = assemble.load(parent)
-    context = Context(rows, create, seed, out, sha256_file(parent / "model.safetensors"), log)
-    model, figures = PASSES[variant.kind](start, variant, context)
-    assemble.save(model, out)
-    loss = variant.fit.loss if isinstance(variant.fit, Fit) else CrossEntropy(kind="cross_entropy", label_smoothing=0.0)
-    return {
-        **{f"validation_{name}": value for name, value in measure(model, rows("validation"), loss).items()},
-        "parameters": model.parameters(),
-        "multiply_adds": multiply_adds(model, rows("validation").head(1)),
-        **figures,
-    }
+    model = assemble.load(parent)
+    return model, Context(rows, create, seed, out, sha256_file(parent / "model.safetensors"), log)
 
 
 def multiply_adds(model: Model, one: Rows) -> int:

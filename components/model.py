@@ -98,6 +98,18 @@ class Model:
         return sum(p.numel() for p in self.module.parameters())
 
 
+class Probe(Protocol):
+    """`temper lr-find` in the training loop."""
+
+    def learning_rate(self, step: int) -> float:
+        """Of this step, in place of the schedule's."""
+        ...
+
+    def see(self, loss: float) -> None:
+        """The loss of the step; may raise to end the training."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What a pass may use besides its model and its params."""
@@ -108,3 +120,4 @@ class Context:
     out: Path  # the model's folder: for files beside the weights
     parent_sha256: str  # of the weights that the variant starts from
     log: Callable[[Mapping[str, float], int], None]  # metrics at an epoch
+    probe: Probe | None = None

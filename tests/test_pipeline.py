@@ -5,6 +5,7 @@ Each test runs the commands a user would, in a workspace of its own.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from components.hashing import sha256_tree
 from tests.workspace import ROOT, SMALL, Workspace
 
 TIMED = ("benchmark", "compare", "decide", "promote")  # what is timed, and what follows from it
@@ -99,6 +101,22 @@ def test_a_second_run_does_nothing(driver: str, request: pytest.FixtureRequest) 
     assert "make" not in [word for line in said.splitlines() if "Running stage" in line for word in line.split("'")]
     assert workspace.lock() == before
     assert workspace.registry() == registry
+
+
+def test_a_learning_rate_is_found_and_nothing_changes(plain: Workspace) -> None:
+    before, lock = sha256_tree(plain.folder / "work"), plain.lock()
+    said = plain("temper", "lr-find", "pruned", "--steps", "50")
+    assert "pruned: prune from base" in said and "in params.yaml: variants.pruned.fit.optimizer.lr" in said
+    assert sha256_tree(plain.folder / "work") == before and plain.lock() == lock
+
+    changed = copy.deepcopy(SMALL["variants"])
+    changed["base"]["fit"]["epochs"] = 4
+    plain.write_params({"variants": changed})
+    try:
+        said = plain("temper", "lr-find", "pruned", code=1)
+    finally:
+        plain.write_params(SMALL)
+    assert "out of date (stage make@base); make it with: dvc repro make@base" in said
 
 
 def test_what_cannot_be_measured_says_so(plain: Workspace) -> None:

@@ -228,6 +228,22 @@ def test_accumulated_batches_step_as_one_big_batch_does(prepared: Path, spec: Sp
         assert one == pytest.approx(other, abs=1e-5)  # the learning rate too: its schedule counts steps
 
 
+@pytest.mark.parametrize("accumulate", [None, 3])
+def test_a_single_row_left_over_trains_with_the_batch_before_it(
+    prepared: Path, spec: Spec, tmp_path: Path, accumulate: int | None
+) -> None:
+    """This residual network sees one pixel at its end, and a batch of one row has no variance."""
+    family = Resnet(family="resnet", stem="imagenet", widths=[8, 8, 8], blocks=[1, 1, 1], dropout=0.0)
+    run, seen = Run(prepared, spec, tmp_path, family), []
+    rows = run.context.rows
+    object.__setattr__(run.context, "rows", lambda split: rows(split).head(61))
+    run.model.module.register_forward_hook(lambda layer, given, out: seen.append(len(out)) if layer.training else None)
+    run.fit(fit_params(epochs=1, batch_size=20, accumulate=accumulate))
+    assert seen == [20, 20, 21]
+    last = 0.003 if accumulate else 0.003 * 0.25  # cosine: the first of one step, the third of three
+    assert run.logged[-1]["learning_rate"] == pytest.approx(last)
+
+
 @pytest.mark.parametrize("family", [RESNET, VIT], ids=["resnet", "vit"])
 def test_computing_activations_again_changes_nothing(
     prepared: Path, spec: Spec, tmp_path: Path, family: Family, monkeypatch: pytest.MonkeyPatch
