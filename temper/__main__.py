@@ -104,6 +104,7 @@ def lr_find(
     lowest: Annotated[float, typer.Option(min=1e-6, max=1.0, help="The rate of the first step.")] = 1e-6,
     highest: Annotated[float, typer.Option(min=1e-6, max=1.0, help="The rate of the last step.")] = 1.0,
     steps: Annotated[int, typer.Option(min=50, max=100_000, help="More: slower, and less noise.")] = 300,
+    preset: Preset = None,
 ) -> None:
     """Find a learning rate: train the variant from its parent for a few steps while the rate rises, watch the loss.
 
@@ -114,7 +115,7 @@ def lr_find(
     The curve: .temper/lr-find/<variant>.png and .csv
     """
     with reported():
-        enter()
+        enter(preset)
         from temper.lr_find import lr_find as command
 
         command(variant, lowest, highest, steps)

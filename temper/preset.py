@@ -18,7 +18,7 @@ app = typer.Typer(
         "list, of which the first whose data are there is taken.\n\n"
         "  [cyan]temper run --preset NAME[/cyan]   runs it in .temper/presets/NAME, with your code as it is now; what "
         "ran is committed to refs/temper/NAME, and your branch, index and files stay as they are\n\n"
-        "  [cyan]temper status|matrix|promote --preset NAME[/cyan]   the same for the other commands\n\n"
+        "  [cyan]temper status|matrix|promote|lr-find --preset NAME[/cyan]   the same for the other commands\n\n"
         "  [cyan]git show refs/temper/NAME:params.yaml[/cyan]   what ran last"
     ),
 )
