@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components import groups, resume
+from components.activations import checkpointed
+from components.augment import augmentation
 from components.data import Rows
 from components.errors import TrainingError
-from components.hashing import sha256_file
 from components.model import Context, Model
 from components.params import Fit, Loss, Optimizer, Schedule, unsmoothed
 
@@ -31,7 +32,7 @@ DIVERGED = 10.0  # times the first step's loss (or 1, if that was less)
 @dataclass(frozen=True)
 class Batch:
     inputs: Mapping[str, Tensor]  # raw, first axis the batch
-    labels: Tensor  # (batch,) class numbers
+    labels: Tensor  # (batch,) class numbers, or (batch, classes) probabilities where fit.augment mixes images
     index: Tensor  # (batch,) row numbers in the split
 
 
@@ -54,7 +55,7 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     return 1 - done if schedule.kind == "linear" else 1.0
 
 
-# Params to the optimizer and what it takes besides the learning rate and the groups' weight decay.
+# Params to the optimizer and what it takes besides the learning rate and weight decay.
 OPTIMIZERS: dict[str, Callable[[Any], tuple[str, dict[str, Any]]]] = {
     "adamw": lambda params: ("AdamW", {}),
     "adam": lambda params: ("Adam", {}),
@@ -65,16 +66,11 @@ OPTIMIZERS: dict[str, Callable[[Any], tuple[str, dict[str, Any]]]] = {
 }
 
 
-def _optimizer(params: Optimizer, trained: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Weight decay is for matrices only: biases and normalisation scales stay out of it."""
+def _optimizer(params: Optimizer, parts: list[dict[str, Any]]) -> torch.optim.Optimizer:
     import torch
 
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": params.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
     name, arguments = OPTIMIZERS[params.kind](params)
-    made: torch.optim.Optimizer = getattr(torch.optim, name)(groups, lr=params.lr, **arguments)
+    made: torch.optim.Optimizer = getattr(torch.optim, name)(parts, lr=params.lr, **arguments)
     return made
 
 
@@ -82,6 +78,17 @@ def _tensors(rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
     import torch
 
     return {name: torch.from_numpy(x) for name, x in rows.inputs.items()}, torch.from_numpy(rows.labels)
+
+
+def _batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Row numbers in order, `size` at a time. A single row left over joins the batch before it: normalisation by the
+    batch can find no variance in one value a channel, and torch refuses it."""
+    import torch
+
+    parts = list(torch.split(rows, size))
+    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def answers(model: Model, rows: Rows, batch_size: int = 256) -> Tensor:
@@ -120,40 +127,59 @@ def fit(
 
     `validate` measures that `loss`, and what else is to be logged, and leaves torch's random state alone; left out,
     it is the task's loss on the labels.
-    Raises TrainingError when the loss is NaN or has diverged, or when nothing can be trained.
+    Raises TrainingError when the loss is NaN or has diverged, when nothing can be trained, or when this model or these
+    data cannot do what `params` say.
     """
     import torch
 
     train, validation = context.rows("train"), context.rows("validation")
-    trained = [p for p in model.module.parameters() if p.requires_grad]
+    inputs, labels = _tensors(train)
+    if params.precision == "bf16":  # convolutions: 1.3 times as fast on a processor with AVX-512
+        model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    augment = augmentation(params.augment, inputs, len(model.spec.classes)) if params.augment else None
+    grouped, still = groups.apply(model.module, params.groups or [])
+    trained = {name: p for name, p in model.module.named_parameters() if p.requires_grad}
     if not trained:
         raise TrainingError("no parameter can be trained: every layer is frozen")
-    inputs, labels = _tensors(train)
-    optimizer = _optimizer(params.optimizer, trained)
-    steps = params.epochs * math.ceil(len(train) / params.batch_size)
+    optimizer = _optimizer(params.optimizer, groups.for_optimizer(trained, grouped, params.optimizer.weight_decay))
+    step_rows = params.batch_size * (params.accumulate or 1)
+    steps = params.epochs * len(_batches(torch.arange(len(train)), step_rows))
     torch.manual_seed(context.seed)
     checkpoints = context.out / "checkpoints"
     progress = {"epoch": 0, "step": 0, "best_loss": math.inf, "best_epoch": -1, "first_loss": math.inf}
     best = {name: x.clone() for name, x in model.module.state_dict().items()}
-    if restored := _restore(checkpoints, model.module, optimizer, best):
+    if restored := resume.restore(checkpoints, model.module, optimizer, best):
         progress = restored
         log.info("resumed after epoch %d of %d", progress["epoch"], params.epochs)
     saved_at = time.monotonic()
 
+    def backward(index: Tensor, share: float) -> float:
+        """Adds a batch's gradient, times its share of the step's rows; returns its part of the step's loss."""
+        batch = Batch({name: x[index] for name, x in inputs.items()}, labels[index], index)
+        if augment:
+            image, mixed = augment(batch.inputs["image"], batch.labels)
+            batch = Batch({"image": image}, mixed, index)
+        with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bf16"):
+            loss = objective(batch)
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        return loss.item() * share
+
     for epoch in range(int(progress["epoch"]), params.epochs):
         model.module.train()
+        for layer in still:
+            layer.eval()
         # The order depends on seed and epoch alone, so that a resumed run sees what an unbroken one would.
         shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(context.seed * 1_000_003 + epoch))
         total = 0.0
-        for index in torch.split(shuffled, params.batch_size):
+        for rows in _batches(shuffled, step_rows):
             factor = learning_rate(params.schedule, int(progress["step"]), steps)
             if context.probe:
                 factor = context.probe.learning_rate(int(progress["step"])) / params.optimizer.lr
-            for group in optimizer.param_groups:
-                group["lr"] = params.optimizer.lr * factor
-            with torch.autocast("cpu", torch.bfloat16, enabled=params.precision == "bf16"):
-                loss = objective(Batch({name: x[index] for name, x in inputs.items()}, labels[index], index))
-            value = loss.item()
+            for part in optimizer.param_groups:
+                part["lr"] = params.optimizer.lr * factor * part["lr_factor"]
+            optimizer.zero_grad()
+            with checkpointed(model.module) if params.checkpoint_activations else nullcontext():
+                value = sum(backward(index, len(index) / len(rows)) for index in _batches(rows, params.batch_size))
             if context.probe:
                 context.probe.see(value)
             if not math.isfinite(value):
@@ -163,12 +189,10 @@ def fit(
                 )
             if progress["step"] == 0:
                 progress["first_loss"] = value
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(trained, params.clip_norm)
+            torch.nn.utils.clip_grad_norm_(trained.values(), params.clip_norm)
             optimizer.step()
             progress["step"] += 1
-            total += value * len(index)
+            total += value * len(rows)
         mean = total / len(train)
         if mean > DIVERGED * max(progress["first_loss"], 1.0):
             raise TrainingError(
@@ -195,66 +219,8 @@ def fit(
             log.info("stopped early after epoch %d: no better since epoch %d", epoch, progress["best_epoch"])
             break
         if time.monotonic() - saved_at >= CHECKPOINT_SECONDS and epoch + 1 < params.epochs:
-            _save(checkpoints, model.module, optimizer, best, progress)
+            resume.save(checkpoints, model.module, optimizer, best, progress)
             saved_at = time.monotonic()
     model.module.load_state_dict(best)
-    model.module.eval()
+    model.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def _save(
-    checkpoints: Path,
-    module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    progress: dict[str, float],
-) -> None:
-    """Everything a resumed run needs, as safetensors; the JSON beside it is written last and vouches for it."""
-    import torch
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
-    tensors |= {f"module.{name}": x for name, x in module.state_dict().items()}
-    tensors |= {f"best.{name}": x for name, x in best.items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": x for name, x in state.items() if isinstance(x, torch.Tensor)}
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    path = checkpoints / f"{int(progress['epoch']):06d}.safetensors"
-    save_file({name: x.detach().clone().contiguous() for name, x in tensors.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps({"sha256": sha256_file(path), "progress": progress}), "utf-8")
-    for old in sorted(checkpoints.glob("*.safetensors"))[:-2]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink()
-
-
-def _restore(
-    checkpoints: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]
-) -> dict[str, float] | None:
-    """Put back the newest whole checkpoint; a damaged one is passed over with a warning. None if there is none."""
-    import torch
-    from safetensors.torch import load_file
-
-    for card in sorted(checkpoints.glob("*.json"), reverse=True):
-        path = card.with_suffix(".safetensors")
-        try:
-            said: dict[str, Any] = json.loads(card.read_text("utf-8"))
-            whole = sha256_file(path) == said["sha256"]
-        except (OSError, ValueError, KeyError):
-            whole = False
-        if not whole:
-            log.warning("checkpoint %s is damaged and passed over", path.name)
-            continue
-        tensors = load_file(path)
-        module.load_state_dict({n.removeprefix("module."): x for n, x in tensors.items() if n.startswith("module.")})
-        for name, x in best.items():
-            x.copy_(tensors[f"best.{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, x in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, key = name.split(".", 2)
-                state.setdefault(int(number), {})[key] = x
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        torch.set_rng_state(tensors["random"])
-        progress: dict[str, float] = said["progress"]
-        return progress
-    return None

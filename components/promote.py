@@ -192,6 +192,7 @@ def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path,
         "data.sha256": sha256_tree(data),
         "matrix_row": json.dumps(row, sort_keys=True),
         **(record.Provenance.read(record.ROOT / run) or record.Provenance.now(Path.cwd())).tags,
+        **record.kept_commit(),  # made of params.yaml and dvc.lock as they are now
         **record.dvc_lock(Path.cwd()),
     }
     licence = next((path for path in (Path("LICENSE"), Path("LICENSE.txt"), Path("LICENSE.md")) if path.exists()), None)

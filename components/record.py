@@ -67,7 +67,12 @@ def dvc_process() -> tuple[int, int] | None:
 
 
 def git_state(workspace: Path) -> dict[str, str]:
-    """Commit and whether the tree differs from it; empty outside a git checkout."""
+    """Commit and whether the tree differs from it; empty outside a git checkout.
+
+    TEMPER_COMMIT names the commit that the driver made of everything that runs.
+    """
+    if kept := kept_commit():
+        return kept
 
     def git(*words: str) -> str | None:
         answer = subprocess.run(["git", *words], cwd=workspace, capture_output=True, text=True, check=False)
@@ -78,6 +83,11 @@ def git_state(workspace: Path) -> dict[str, str]:
     except OSError:
         return {}
     return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()} if commit else {}
+
+
+def kept_commit() -> dict[str, str]:
+    commit = os.environ.get("TEMPER_COMMIT")
+    return {"git.commit": commit, "git.dirty": "false"} if commit else {}
 
 
 def dvc_lock(workspace: Path) -> dict[str, str]:

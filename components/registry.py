@@ -23,8 +23,12 @@ SERVER_TIMEOUT_S = 5.0
 
 
 def root() -> Path:
-    """The checkout that owns mlruns/. DVC names it to experiments that it runs in a folder of its own."""
-    return Path(os.environ.get("TEMPER_ROOT") or os.environ.get("DVC_ROOT") or ".").resolve()
+    """The checkout that owns mlruns/. DVC names it to experiments that it runs in a folder of its own.
+
+    The standing worktree of a preset, <checkout>/.temper/presets/<name>, shares that of its checkout.
+    """
+    found = Path(os.environ.get("TEMPER_ROOT") or os.environ.get("DVC_ROOT") or ".").resolve()
+    return found.parents[2] if found.parent.parts[-2:] == (".temper", "presets") else found
 
 
 def mlruns() -> Path:

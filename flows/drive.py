@@ -15,7 +15,7 @@ from typing import Protocol
 
 from components import record
 from components.errors import TemperError
-from flows import dvc, server
+from flows import dvc, server, snapshot
 from flows.outcome import Outcome, failed_cells
 
 FIRST, LAST = "observe", "promote"  # the two that always run
@@ -74,7 +74,9 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
                 outcome.promotion = message
             watch.stage(name, state, seconds, message)
 
-        runner = dvc.Runner(run, slots(threads), note, stage_timeout_s)
+        preset = snapshot.standing(Path.cwd())
+        keep = {LAST: lambda: {"TEMPER_COMMIT": snapshot.keep(Path.cwd(), preset)}} if preset else None
+        runner = dvc.Runner(run, slots(threads), note, stage_timeout_s, keep)
         tracker = _Tracker(run)
         status = "KILLED"
         try:
@@ -84,6 +86,8 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
         finally:
             runner.cancel()
             outcome.untracked = tracker.close(status)
+            if preset:
+                snapshot.keep(Path.cwd(), preset)
             _keep_durations(outcome)
             outcome.seconds = time.monotonic() - started
         return outcome

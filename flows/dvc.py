@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -191,8 +191,10 @@ class Runner:
         slots: int,
         watch: Callable[[str, State, float, str], None],
         timeout_s: float,
+        before: Mapping[str, Callable[[], Mapping[str, str]]] | None = None,
     ) -> None:
-        self.run, self.watch, self.timeout_s = run, watch, timeout_s
+        """`before`: per stage what is called just before it starts, and gives environment variables to it."""
+        self.run, self.watch, self.timeout_s, self.before = run, watch, timeout_s, before or {}
         self.logs = Path(".temper/logs") / run
         self.failed: dict[str, StageFailed] = {}
         self._slots = threading.BoundedSemaphore(slots)
@@ -266,6 +268,8 @@ class Runner:
         # `python` in dvc.yaml must be this Python, with the environment activated or not.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         ours = {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", "TEMPER_RUN": self.run}
+        if name in self.before:
+            ours |= self.before[name]()
         with self._guard:
             if self._cancelled.is_set():
                 raise Cancelled(name)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from temper import preset as presets
 from temper.workspace import console, enter, reported
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
         "  [cyan]temper doctor[/cyan]   what this machine can do\n\n"
         "  [cyan]temper run[/cyan]      run what is stale; the second time says so in seconds\n\n"
         "  [cyan]temper matrix[/cyan]   every variant x target: accuracy, size, latency, verdict\n\n"
+        "  [cyan]temper preset[/cyan]   other data sets and models, beside this one\n\n"
         "  [cyan]temper ui[/cyan]       the tracked runs in MLflow\n\n"
         "Then edit params.yaml (say, variants.pruned.ratio), see what that touches with [cyan]temper status[/cyan], "
         "and run again.\n\n"
@@ -27,12 +29,18 @@ app = typer.Typer(
     ),
 )
 
+app.add_typer(presets.app, name="preset")
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of presets/NAME.yaml, in its own worktree; see temper preset.")
+]
+
 
 @app.command()
 def run(
     stage_timeout_s: Annotated[
         float, typer.Option(min=1, help="A stage that takes longer is ended and counts as failed.")
     ] = 43_200,
+    preset: Preset = None,
 ) -> None:
     """Run every stale stage, independent ones at once, and promote what the policy chooses.
 
@@ -43,7 +51,7 @@ def run(
     both are local to this folder. A run that finds nothing stale is no flow run. Logs: .temper/logs/<run>/<stage>.log
     """
     with reported():
-        enter()
+        enter(preset)
         from temper.run import run as command
 
         code = command(stage_timeout_s)
@@ -51,23 +59,23 @@ def run(
 
 
 @app.command()
-def status() -> None:
+def status(preset: Preset = None) -> None:
     """Which stages are stale and why: changed code, params, data or outputs, and what follows from them.
 
     Looks only at this folder, as last observed; `temper run` looks outside first (source, machine, registry).
     """
     with reported():
-        enter()
+        enter(preset)
         from temper.status import status as command
 
         command()
 
 
 @app.command()
-def matrix() -> None:
+def matrix(preset: Preset = None) -> None:
     """The last matrix: every cell with accuracy, verdict, size, latency and speed-up, and what was chosen."""
     with reported():
-        enter()
+        enter(preset, fresh=False)
         from temper.matrix import show
 
         show(console())
@@ -77,13 +85,14 @@ def matrix() -> None:
 def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Promote even what was rolled back.")] = False,
+    preset: Preset = None,
 ) -> None:
     """Apply the last decision: register its winner and make it the champion. Safe to repeat.
 
     `temper run` and `dvc repro` end with the same step.
     """
     with reported():
-        enter()
+        enter(preset, fresh=False)
         from temper.promote import promote as command
 
         command(dry_run, again)

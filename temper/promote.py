@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from components import params
 from components.errors import TemperError
+from flows import snapshot
 from flows.dvc import driver_lock
 from temper import matrix
 
@@ -23,6 +25,8 @@ def promote(dry_run: bool, again: bool) -> None:
         raise TemperError("there is no decision yet; `temper run` makes it")
     work = Path("work")
     with driver_lock():  # a run would replace under our hands what is being registered
+        if not dry_run and (preset := snapshot.standing(Path.cwd())):
+            os.environ["TEMPER_COMMIT"] = snapshot.keep(Path.cwd(), preset)
         said = stage.apply(
             name,
             decision,

@@ -17,8 +17,31 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def enter() -> Path:
-    """Go to the workspace's root, from anywhere inside it."""
+def enter(preset: str | None = None, fresh: bool = True) -> Path:
+    """Go to the workspace's root, from anywhere inside it; with `preset`, on to that preset's standing worktree.
+
+    There, code and params are brought to those of now if `fresh`, else left as they last ran.
+    """
+    root = _root()
+    if preset is not None:
+        from temper import overlay, standing
+
+        main = standing.main_checkout(root)
+        if fresh:
+            root = standing.refresh(root, preset)
+        else:
+            overlay.find(root, preset)
+            root = standing.path(main, preset)
+            if not root.is_dir():
+                raise TemperError(f"preset {preset} has not run yet; `temper run --preset {preset}` runs it")
+        os.environ["TEMPER_ROOT"] = str(main)
+        if fresh:
+            os.environ["TEMPER_COMMIT"] = standing.head(root)
+        os.chdir(root)
+    return root
+
+
+def _root() -> Path:
     here = Path.cwd()
     for folder in (here, *here.parents):
         if all((folder / name).exists() for name in ("params.yaml", "dvc.yaml", ".dvc")):

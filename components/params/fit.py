@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -140,19 +140,25 @@ class Colour(Section):
     saturation: Share
     hue: Annotated[float, Field(ge=0, le=0.5)]
 
+    @model_validator(mode="after")
+    def _some(self) -> Colour:
+        if not (self.brightness or self.contrast or self.saturation or self.hue):
+            raise ValueError("one of brightness, contrast, saturation and hue must be more than 0, or nothing changes")
+        return self
+
 
 class Mixup(Section):
     """Blends pairs of images and of labels; the share comes from Beta(alpha, alpha)."""
 
     kind: Literal["mixup"]
-    alpha: Positive
+    alpha: Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Cutmix(Section):
     """Pastes a box of one image into another; the labels mix by its area, drawn from Beta(alpha, alpha)."""
 
     kind: Literal["cutmix"]
-    alpha: Positive
+    alpha: Annotated[float, Field(ge=0.01, le=100)]
 
 
 Augmentation = Annotated[Flip | Crop | Rotate | Colour | Mixup | Cutmix, Field(discriminator="kind")]
@@ -190,19 +196,12 @@ class Loop(Section):
     schedule: Schedule
     clip_norm: Positive
     patience: Annotated[int, Field(ge=1, le=100_000)]  # epochs without a better validation loss
-    device: Literal["cuda"] | None = None  # left out: the CPU
-    precision: Literal["bf16", "fp16"] | None = None  # of matrix products and convolutions; weights stay fp32
+    precision: Literal["bf16"] | None = None  # of matrix products and convolutions; weights stay fp32
     accumulate: Annotated[int, Field(ge=2, le=100_000)] | None = None  # batches an optimizer step
     checkpoint_activations: bool | None = None  # compute them again in the backward pass, do not store them
-
-    @model_validator(mode="after")
-    def _sane(self) -> Self:
-        if self.precision == "fp16" and self.device != "cuda":
-            raise ValueError("precision fp16 needs 'device: cuda' (its loss scaling is CUDA's); on the CPU use bf16")
-        return self
+    groups: Annotated[list[Group], Field(min_length=1, max_length=1000)] | None = None
 
 
 class Fit(Loop):
     loss: Loss
     augment: Annotated[list[Augmentation], Field(min_length=1, max_length=32)] | None = None
-    groups: Annotated[list[Group], Field(min_length=1, max_length=1000)] | None = None

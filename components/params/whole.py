@@ -171,8 +171,8 @@ def check(raw: object) -> Params:
     return params
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check a params file (YAML 1.2, as DVC reads it; at most 1 MB, no duplicate keys, no tags)."""
+def read(path: Path) -> Any:
+    """A params file as plain data (YAML 1.2, as DVC reads it; at most 1 MB, no duplicate keys, no tags)."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -183,7 +183,11 @@ def load(path: Path = Path("params.yaml")) -> Params:
     if len(text) > 1_000_000:
         raise ParamsError([f"{path}: is larger than 1 MB; params are settings, put data into files"])
     try:
-        raw = YAML(typ="safe", pure=True).load(text)
+        return YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:
         raise ParamsError([f"{path}: is not valid YAML: {' '.join(str(error).split())[:300]}"]) from None
-    return check(raw)
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a params file."""
+    return check(read(path))

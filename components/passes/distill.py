@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 
 def run(model: Model, params: Distill, context: Context) -> tuple[Model, dict[str, float]]:
+    import torch
     from torch.nn.functional import kl_div, log_softmax
 
     student = context.create(params.model)
-    taught = log_softmax(answers(model, context.rows("train")) / params.temperature, dim=1)
+    model.module.eval()
+    # What the parent says of each row is asked once, unless the rows are changed from epoch to epoch.
+    known = None if params.fit.augment else answers(model, context.rows("train"))
     labelled = supervised(student, params.fit)
 
     def objective(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            taught = model.logits(batch.inputs) if known is None else known[batch.index]
+        taught = log_softmax(taught / params.temperature, dim=1)
         said = log_softmax(student.logits(batch.inputs) / params.temperature, dim=1)
-        soft = kl_div(said, taught[batch.index], reduction="batchmean", log_target=True) * params.temperature**2
+        soft = kl_div(said, taught, reduction="batchmean", log_target=True) * params.temperature**2
         return params.weight * soft + (1 - params.weight) * labelled(batch)
 
     fit(student, params.fit, context, objective)

@@ -96,7 +96,7 @@ def _lines(path: Path, texts: list[str]) -> list[int]:
 
 
 def read(params: Csv) -> pa.RecordBatchReader:
-    """Columns of whole numbers, numbers or text (true, false and dates stay text); an empty unquoted field is null.
+    """Columns of whole numbers, numbers or text (true, dates and 0x10 stay text); an empty unquoted field is null.
 
     Read twice, a block at a time: for what each column holds in the whole file, then for the rows.
     """
@@ -183,6 +183,9 @@ def _widened(kind: pa.DataType, texts: pa.Array) -> pa.DataType:
 
     if texts.null_count == len(texts) or pa.types.is_string(kind):
         return kind
+    # Whole numbers to pyarrow's parser, but not numbers: a later 1.5 would find no type that takes both.
+    if pc.any(pc.match_substring_regex(texts, r"^[ \t]*-?0[xX]")).as_py():
+        return pa.string()
     for wider in (pa.int64(), pa.float64()):
         if pa.types.is_floating(kind) and wider != kind:
             continue

@@ -9,7 +9,7 @@ import onnx
 
 from components import build, graph
 from components.data import Spec, read_rows
-from components.runtime import ONNX_SESSION, onnx_session
+from components.session import ONNX_SESSION, onnx_session
 from tests.contracts.test_members import tiny
 
 

@@ -9,7 +9,7 @@ from components import ingest
 from components.errors import DataError
 from components.hashing import sha256_file, sha256_tree
 from components.params import Csv, Embedded
-from components.sources import SOURCES
+from components.sources import SOURCES, csv
 
 
 def observe(source, tmp_path: Path) -> Path:
@@ -40,3 +40,14 @@ def test_a_file_that_changed_since_it_was_observed_is_refused(tmp_path: Path) ->
     path.write_text("a,b\n1,3\n")
     with pytest.raises(DataError, match="changed while they were read"):
         ingest.run(source, observed, tmp_path)
+
+
+def test_row_groups_are_of_one_size_however_small_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.csv").write_text("a\n" + "\n".join(map(str, range(5000))) + "\n")
+    source = Csv(kind="csv", path=str(tmp_path / "data.csv"), delimiter=",")
+    monkeypatch.setattr(csv, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(ingest, "ROW_GROUP", 2000)
+    ingest.run(source, observe(source, tmp_path), tmp_path)
+    with pq.ParquetFile(tmp_path / "data.parquet") as file:
+        assert [file.metadata.row_group(i).num_rows for i in range(3)] == [2000, 2000, 1000]
+        assert file.read()["a"].to_pylist() == list(range(5000))

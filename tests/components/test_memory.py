@@ -68,7 +68,7 @@ def test_prepare_keeps_no_inputs(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         table = pa.table({"image": image, "label": np.arange(rows) % 2})
         pq.write_table(table, tmp_path / name / "data.parquet", row_group_size=8_192)
-    assert growth(tmp_path, "prepare", [28, 28], "image") < 120
+    assert growth(tmp_path, "prepare", [28, 28], "image") < 65
 
 
 def test_ingest_keeps_no_rows(tmp_path: Path) -> None:

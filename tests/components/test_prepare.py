@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components import batches as batching
 from components import prepare
 from components.data import Spec, read_rows
 from components.digests import digests
@@ -115,3 +116,60 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
 def test_rows_that_validate_would_set_aside_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 of 100 rows"):
         run(tmp_path, {**rows(100), "p1": [None, *[1.0] * 99]})
+
+
+def declared(tmp_path: Path, data: dict[str, list], name: str = "out") -> dict[str, set[float]]:
+    """The first pixels of each split's rows."""
+    valid, out = tmp_path / "valid", tmp_path / name
+    valid.mkdir(exist_ok=True), out.mkdir()
+    pq.write_table(pa.table(data), valid / "data.parquet")
+    columns = ImageColumns(image="p*", label="label", key=None, split="part")
+    prepare.run(task().model_copy(update={"columns": columns}), SHARES, valid, out)
+    spec = Spec.read(out)
+    return {split: set(read_rows(out, split, spec).inputs["image"][:, 0, 0].tolist()) for split in prepare.SPLITS}
+
+
+def test_rows_marked_test_are_the_test_split_and_the_rest_is_divided(tmp_path: Path) -> None:
+    data = {**rows(800), "part": ["test" if i % 4 == 1 or i % 4 == 2 else "train" for i in range(800)]}
+    found = declared(tmp_path, data)
+    assert found["test"] == {float(i) for i in range(800) if data["part"][i] == "test"}
+    for name, share in (("train", 0.75), ("validation", 0.125), ("calibration", 0.125)):
+        assert len(found[name]) == pytest.approx(400 * share, rel=0.35)
+    assert sum(map(len, found.values())) == 800
+    data["part"] = ["validation" if i < 100 else part for i, part in enumerate(data["part"])]
+    found = declared(tmp_path, data, "two")
+    assert found["validation"] == {float(i) for i in range(100)} and found["calibration"]
+    plain = declared(tmp_path, {**data, "part": ["train"] * 800}, "three")
+    whole = run(tmp_path, rows(800), name="four")[1]
+    assert plain["test"] == set(read_rows(whole, "test", Spec.read(whole)).inputs["image"][:, 0, 0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["p0"].__setitem__(50, 99.0), "share"),
+        (lambda d: d["part"].__setitem__(3, "dev"), "has .'dev'., none of"),
+        (lambda d: d["part"].__setitem__(3, None), "has .'None'., none of"),
+        (lambda d: d.update(part=["test"] * 100), "no row is marked train"),
+    ],
+)
+def test_declared_splits_that_cannot_stand(tmp_path: Path, change, said: str) -> None:
+    data = {**rows(100), "part": ["train"] * 60 + ["test"] * 40}
+    change(data)
+    with pytest.raises(DataError, match=said):
+        declared(tmp_path, data)
+
+
+@pytest.mark.parametrize("key", [None, "id"])
+def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+    data = {**rows(2000), **({"id": [f"row {i}" for i in range(2000)]} if key else {})}
+    one = run(tmp_path, data, key, "one")[1]
+    monkeypatch.setattr(prepare, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(batching, "BATCH_BYTES", 1)
+    two = run(tmp_path, data, key, "two")[1]
+    assert pq.ParquetFile(two / "train.parquet").num_row_groups > 10
+    for name in prepare.SPLITS:
+        assert pq.read_table(one / f"{name}.parquet") == pq.read_table(two / f"{name}.parquet")
+    assert {path.name for path in two.iterdir()} == {"spec.json", *(f"{name}.parquet" for name in prepare.SPLITS)}
+    for name, values in Spec.read(one).statistics.items():
+        assert Spec.read(two).statistics[name] == pytest.approx(values, rel=1e-12)

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components import validate
+from components import batches as batching
+from components import quarantine, validate
 from components.errors import DataError, ParamsError
 from components.hashing import sha256_tree
 from components.params import Expectation, ImageClassification, ImageColumns, Validate
@@ -266,3 +267,62 @@ def test_markup_in_the_data_stays_text_and_no_page_loads_anything(tmp_path: Path
     assert "&lt;script&gt;alert(1)" in pages["rows.html"]
     assert "&#36;{y} https://example.org 00000000-0000-0000-0000-000000000000" in pages["rows.html"]
     assert "Traceback" not in "".join(pages.values())
+
+
+SPLIT = ImageColumns(image="p*", label="label", key=None, split="part")
+
+
+def test_of_rows_in_two_splits_the_one_held_out_stands(tmp_path: Path) -> None:
+    data = {**good(), "part": ["train"] * 10 + ["test"] * 10}
+    data["p0"][12] = data["p0"][2]  # the same label: only the training row goes
+    data["p0"][13] = data["p0"][4]  # another label: likewise
+    data["p0"][15] = data["p0"][13 + 4]  # within the test split, later copies go as ever
+    metrics, out = run(tmp_path, data, task(SPLIT))
+    assert set(aside(out)) == {2, 4, 17} and metrics["duplicate_share"] * 20 == 3
+    assert "held out from this one" in aside(out)[2] and "held out from this one" in aside(out)[4]
+    assert "same label" in aside(out)[17]
+
+
+def test_a_split_that_is_missing_or_unknown_is_set_aside(tmp_path: Path) -> None:
+    data = {**good(), "part": ["train"] * 18 + [None, "dev"]}
+    told = aside(run(tmp_path, data, task(SPLIT))[1])
+    assert "the split is missing" in told[18] and "the split is not one of" in told[19] and len(told) == 2
+    data.pop("part")
+    assert "split 'part'" in refused(tmp_path, data, task(SPLIT))
+
+
+def test_of_very_many_bad_rows_the_first_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "STOPPED_ROWS", 6)
+    monkeypatch.setattr(quarantine, "STOPPED_ROWS", 6)
+    data = good()
+    data["p1"] = [1.0] * 3 + [300.0] * 17
+    said = refused(tmp_path, data)
+    assert "17 of 20 rows (85.0%)" in said and "the rows, the first 6 of 17:" in said
+    assert list(aside(tmp_path / "out")) == [3, 4, 5, 6, 7, 8]
+
+
+def test_what_is_found_does_not_depend_on_the_size_of_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 1200
+    data = {**good(rows), "id": [str(i) for i in range(rows)]}
+    data["p0"], data["p1"] = [float(i % 250) for i in range(rows)], [float(i // 250) for i in range(rows)]
+    for i in range(0, rows, 7):
+        data["p1"][i] = 300.0 + i
+    data["label"][300], data["label"][301] = None, "x"
+    for name in ("p0", "p1", "label"):
+        data[name][900] = data[name][20]
+    data["id"][901] = "11"
+    several = Expectation(
+        expect="expect_multicolumn_sum_to_equal",
+        severity="quarantine",
+        arguments={"column_list": ["earlier_copies", "image_nulls"], "sum_total": 0},
+    )
+    unique = Expectation(expect="expect_column_values_to_be_unique", severity="quarantine", arguments={"column": "key"})
+    trees = []
+    for bytes_ in (1, 4 << 20):  # 256 rows at least
+        monkeypatch.setattr(batching, "BATCH_BYTES", bytes_)
+        (tmp_path / str(bytes_)).mkdir()
+        out = run(tmp_path / str(bytes_), data, task(KEYED), rules(several, unique, quarantined=1.0, duplicate=1.0))[1]
+        trees.append((aside(out), (out / "report.json").read_text(), pq.read_table(out / "data.parquet")))
+    assert trees[0] == trees[1] and 170 < len(trees[0][0]) < 200
+    assert {0, 300, 301, 11, 900, 901} <= set(trees[0][0])
+    assert "earlier_copies, image_nulls is [1, 0]" in trees[0][0][900]

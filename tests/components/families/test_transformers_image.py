@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from components import assemble, build, checkpoint, graph, init, params, runtime
+from components import assemble, build, checkpoint, graph, init, params, session
 from components.data import Spec, read_rows
 from components.errors import DataError, ParamsError, TemperError, TrainingError
 from components.families import transformers_image
@@ -84,8 +84,8 @@ def test_an_architecture_saves_reloads_exports_and_quantizes(
     build.export(model, rows.inputs, exported)
     graph.quantize(exported, quantized, rows.inputs, "minmax", per_channel=True, signed=False)
     for file, most in ((exported, 1e-4), (quantized, 0.5)):
-        session = runtime.OnnxSession(file.read_bytes(), runtime.ONNX_SESSION, 1, spec, str(file))
-        assert np.abs(session.run(rows.inputs) - said.numpy()).max() < most
+        opened = session.OnnxSession(file.read_bytes(), session.ONNX_SESSION, 1, spec, str(file))
+        assert np.abs(opened.run(rows.inputs) - said.numpy()).max() < most
     assert graph.certify(quantized, 1)["integer_nodes"]
 
 
@@ -189,6 +189,7 @@ def test_the_head_stays_if_it_knows_our_classes(prepared: Path, spec: Spec, tmp_
 
 def test_a_head_for_as_many_other_classes_goes(prepared: Path, spec: Spec, tmp_path: Path) -> None:
     model = made("resnet", Spec(**{**spec.model_dump(), "classes": [f"other {i}" for i in range(10)]}))
+    torch.nn.init.ones_(model.module.classifier[1].weight)
     model.module.save_pretrained(tmp_path / "others")
     begin(tmp_path / "others", prepared, tmp_path / "init")
     theirs, ours = model.module.state_dict(), assemble.load(tmp_path / "init").module.state_dict()

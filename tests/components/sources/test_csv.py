@@ -2,6 +2,7 @@ import contextlib
 import os
 from pathlib import Path
 
+import pyarrow.csv as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -82,3 +83,60 @@ def test_a_touched_file_keeps_its_identity_and_is_hashed_again_only_then(tmp_pat
 def test_any_bytes_give_rows_or_a_data_error(tmp_path: Path, data: bytes) -> None:
     with contextlib.suppress(DataError):
         assert len(csv.read(source(tmp_path / "data.csv", data)).read_all()) > 0
+
+
+VALUES = ["1", "-7", " 2 ", "1.5", "1e3", "99999999999999999999", "", '""', '"3"', "x", "true", "nan", "inf", " "]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(st.lists(st.sampled_from(VALUES), min_size=1, max_size=12))
+def test_a_columns_type_is_that_of_the_whole_file_however_small_the_blocks(tmp_path: Path, values: list[str]) -> None:
+    path = tmp_path / "data.csv"
+    params = source(path, "\n".join(["a,b", *(f"{value},z" for value in values)]).encode())
+    convert = pc.ConvertOptions(
+        null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False, true_values=[], false_values=[]
+    )
+    whole = pc.read_csv(path, convert_options=convert)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv, "BLOCK_BYTES", 40)
+        table = csv.read(params).read_all()
+    assert table.schema == whole.schema and table["a"].to_pylist().__repr__() == whole["a"].to_pylist().__repr__()
+
+
+def test_dates_and_hexadecimal_stay_text(tmp_path: Path) -> None:
+    for text in ("2024-01-01", "0x10", "0XA"):
+        assert csv.read(source(tmp_path / "d.csv", f"a\n{text}\n".encode())).read_all().to_pydict() == {"a": [text]}
+
+
+def test_a_late_word_among_numbers_and_a_row_longer_than_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv, "BLOCK_BYTES", 1000)
+    data = "\n".join(["a,b", *(f"{i},{i}.5" for i in range(20_000)), "x,1"]).encode()
+    with csv.read(source(tmp_path / "data.csv", data)) as reader:
+        assert [str(kind) for kind in reader.schema.types] == ["string", "double"]
+    wide = [",".join(f"{letter}{i}" for i in range(1000)) for letter in "ab"]
+    assert len(wide[0]) > csv.BLOCK_BYTES
+    assert len(csv.read(source(tmp_path / "data.csv", "\n".join(wide).encode())).read_all()) == 1
+
+
+@given(data=st.text(alphabet='a,"\n', max_size=40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+def test_an_open_quote_is_found_across_chunks(tmp_path: Path, data: str) -> None:
+    """Against a reading character by character."""
+    line, opened, inside, closed, before = 1, 0, False, False, "\n"
+    for char in data:
+        if char == '"' and inside:
+            inside, closed = False, True
+        elif char == '"' and closed:
+            inside, closed = True, False
+        elif char == '"' and before in ",\n":
+            inside, opened = True, line
+        else:
+            closed = False
+        line += char == "\n"
+        before = char
+    (tmp_path / "data.csv").write_text(data, "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv, "CHUNK_BYTES", 3)
+        assert csv._open_quote(tmp_path / "data.csv", ",") == (opened if inside else None)
