@@ -25,7 +25,7 @@ PRESET = {
 def test_a_preset_runs_to_a_champion_that_names_its_commit(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "with space")
     folder = workspace.folder
-    (folder / "presets").mkdir()
+    (folder / "presets").mkdir(exist_ok=True)
     with (folder / "presets/other.yaml").open("w") as file:
         file.write("# digits once more\n")
         YAML(typ="safe").dump(PRESET, file)
