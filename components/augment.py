@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components.errors import TrainingError
-from components.params import Augmentation, Colour, Crop, Cutmix, Flip, Mixup, Rotate
+from components.params import Augmentation, Colour, Crop, Cutmix, Flip, Mixup, ResizedCrop, Rotate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,12 @@ def _crop(params: Crop, shape: Sequence[int], classes: int) -> Change:
     from kornia.augmentation import RandomCrop
 
     return _alone(RandomCrop((shape[1], shape[2]), padding=params.padding))
+
+
+def _resized_crop(params: ResizedCrop, shape: Sequence[int], classes: int) -> Change:
+    from kornia.augmentation import RandomResizedCrop
+
+    return _alone(RandomResizedCrop((shape[1], shape[2]), scale=(params.least_area, 1.0)))
 
 
 def _rotate(params: Rotate, shape: Sequence[int], classes: int) -> Change:
@@ -114,6 +120,7 @@ def _cutmix(params: Cutmix, shape: Sequence[int], classes: int) -> Change:
 AUGMENTATIONS: dict[str, Callable[[Any, Sequence[int], int], Change]] = {
     "flip": _flip,
     "crop": _crop,
+    "resized_crop": _resized_crop,
     "rotate": _rotate,
     "colour": _colour,
     "mixup": _mixup,

@@ -200,7 +200,7 @@ def test_a_fault_in_one_cell_costs_one_cell(plain: Workspace, tmp_path: Path) ->
         "if 'components.stage' in sys.orig_argv:\n"
         "    from components.targets import TARGETS\n"
         "    def run(*args, **kwargs): raise RuntimeError('planted')\n"
-        "    TARGETS['onnx_int8_dynamic'] = run\n"
+        "    TARGETS['onnx_int8_dynamic'].run = run\n"
     )
     params = {
         **SMALL,

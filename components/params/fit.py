@@ -126,6 +126,13 @@ class Crop(Section):
     padding: Count  # pixels of border at each side
 
 
+class ResizedCrop(Section):
+    """A window of the image, resized to the whole; its sides' ratio is drawn from 3:4 to 4:3."""
+
+    kind: Literal["resized_crop"]
+    least_area: OpenShare  # of the image; the window's is drawn from this to 1
+
+
 class Rotate(Section):
     kind: Literal["rotate"]
     degrees: Annotated[float, Field(gt=0, le=180)]  # at most, either way
@@ -161,7 +168,7 @@ class Cutmix(Section):
     alpha: Annotated[float, Field(ge=0.01, le=100)]
 
 
-Augmentation = Annotated[Flip | Crop | Rotate | Colour | Mixup | Cutmix, Field(discriminator="kind")]
+Augmentation = Annotated[Flip | Crop | ResizedCrop | Rotate | Colour | Mixup | Cutmix, Field(discriminator="kind")]
 
 # --- groups: what holds for some layers only -------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from components.params.families import Family
-from components.params.fit import Colour, Crop, Fit, Flip, Loop, Rotate
+from components.params.fit import Colour, Crop, Fit, Flip, Loop, ResizedCrop, Rotate
 from components.params.section import Name, OpenShare, Positive, Section, Share
 
 
@@ -22,15 +22,11 @@ class Train(Pass):
     fit: Fit
 
 
-class ResizedCrop(Section):
-    """A window of the image, resized to the whole; its sides' ratio is drawn from 3:4 to 4:3."""
-
-    kind: Literal["resized_crop"]
-    least_area: OpenShare  # of the image; the window's is drawn from this to 1
-
-
 class Contrastive(Section):
-    """Two views of an image are to be told from all other images' (SimCLR)."""
+    """Two views of an image are to be told from all other images' (SimCLR).
+
+    In fit.groups, names begin with `encoder.`, and of what is dropped afterwards with `projection.`.
+    """
 
     kind: Literal["contrastive"]
     views: Annotated[

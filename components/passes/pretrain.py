@@ -7,10 +7,11 @@ masked patches, families in params.MASKABLE. The classifier stays what it was in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from components.augment import augmentation
 from components.data import Rows
 from components.errors import TrainingError
 from components.fit import Batch, fit
@@ -21,27 +22,23 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Figures = dict[str, "Tensor"]  # `loss`, and what else is measured, each the mean over the rows
-Trial = tuple["nn.Module", Callable[["Tensor"], Figures]]  # what is trained, and figures of pixel_values
+Trial = tuple["nn.Module", Callable[[Mapping[str, "Tensor"]], Figures]]  # what is trained; raw inputs to figures
 
 
 def run(model: Model, params: Pretrain, context: Context) -> tuple[Model, dict[str, float]]:
     module, figures = METHODS[params.method.kind](model, params.method, context)
 
     def objective(batch: Batch) -> Tensor:
-        return figures(_pixels(model, batch.inputs))["loss"]
+        return figures(batch.inputs)["loss"]
 
     def validate() -> dict[str, float]:
-        return _measure(model, module, figures, context, params.fit.batch_size)
+        return _measure(module, figures, context, params.fit.batch_size)
 
     # fit reads the loss section only where it measures validation itself.
     loop = Fit(**dict(params.fit), loss=CrossEntropy(kind="cross_entropy", label_smoothing=0.0))
     fit(replace(model, module=module), loop, context, objective, validate)
     model.module.eval()
     return model, {f"pretrain_{name}": value for name, value in validate().items()}
-
-
-def _pixels(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
-    return model.task.preprocess(inputs, model.spec)["pixel_values"]
 
 
 def _raw(rows: Rows) -> dict[str, Tensor]:
@@ -51,21 +48,21 @@ def _raw(rows: Rows) -> dict[str, Tensor]:
 
 
 def _measure(
-    model: Model, module: nn.Module, figures: Callable[[Tensor], Figures], context: Context, batch_size: int
+    module: nn.Module, figures: Callable[[Mapping[str, Tensor]], Figures], context: Context, batch_size: int
 ) -> dict[str, float]:
     """Figures on validation, each time with the same views or masks; torch's random state stays as it is."""
     import torch
 
     rows = context.rows("validation")
-    device = next(module.parameters()).device
+    inputs = _raw(rows)
     totals: dict[str, float] = {}
     was_training = module.training
     module.eval()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(context.seed)
-        for pixels in torch.split(_pixels(model, _raw(rows)), batch_size):
-            for name, value in figures(pixels.to(device)).items():
-                totals[name] = totals.get(name, 0.0) + value.item() * len(pixels)
+        for index in torch.split(torch.arange(len(rows)), batch_size):
+            for name, value in figures({name: x[index] for name, x in inputs.items()}).items():
+                totals[name] = totals.get(name, 0.0) + value.item() * len(index)
     module.train(was_training)
     return {name: total / len(rows) for name, total in totals.items()}
 
@@ -76,52 +73,42 @@ def contrastive(model: Model, params: Contrastive, context: Context) -> Trial:
     from torch import nn
     from torch.nn.functional import cross_entropy, normalize
 
-    pixels = _pixels(model, _raw(context.rows("train")))
-    least, greatest = pixels.amin((0, 2, 3), keepdim=True), pixels.amax((0, 2, 3), keepdim=True)
-    spread = (greatest - least).clamp_min(1e-6)
-    change = nn.Sequential(*(_view(view, pixels.shape[2:]) for view in params.views))
-    with torch.no_grad():
-        width = model.family.features(model.module.eval(), {"pixel_values": pixels[:2]}).shape[1]
-    head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, params.projection))
-    trained = nn.ModuleDict({"encoder": model.module, "projection": head})
+    class Projected(nn.Module):
+        def __init__(self, encoder: nn.Module, projection: nn.Module) -> None:
+            super().__init__()
+            self.encoder, self.projection = encoder, projection
 
-    def figures(pixels: Tensor) -> Figures:
-        low, span = least.to(pixels.device), spread.to(pixels.device)
-        views = torch.cat([change((pixels - low) / span) for _ in range(2)]) * span + low
-        features = model.family.features(trained["encoder"], {"pixel_values": views})
-        codes = normalize(trained["projection"](features).float())
-        itself = torch.eye(len(codes), dtype=torch.bool, device=codes.device)
-        likeness = (codes @ codes.T / params.temperature).masked_fill(itself, -torch.inf)
-        other = torch.arange(len(codes), device=codes.device).roll(len(pixels))
+        def get_base_model(self) -> nn.Module:
+            """As peft's: what fit looks into for blocks."""
+            return self.encoder
+
+        def forward(self, raw: Mapping[str, Tensor]) -> Tensor:
+            pixels = model.task.preprocess(raw, model.spec)
+            codes: Tensor = self.projection(model.family.features(self.encoder, pixels))
+            return codes
+
+    inputs = _raw(context.rows("train"))
+    change = augmentation(params.views, inputs, len(model.spec.classes))
+    with torch.no_grad():
+        few = model.task.preprocess({name: x[:2] for name, x in inputs.items()}, model.spec)
+        width = model.family.features(model.module.eval(), few).shape[1]
+    head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, params.projection))
+    trained = Projected(model.module, head)
+
+    def figures(raw: Mapping[str, Tensor]) -> Figures:
+        images = raw["image"]
+        views = torch.cat([change(images, torch.zeros(len(images)))[0] for _ in range(2)])
+        codes = normalize(trained({"image": views}).float())
+        with torch.autocast("cpu", enabled=False):  # bf16 would blur which of many views is nearest
+            likeness = codes @ codes.T / params.temperature
+        likeness = likeness.masked_fill(torch.eye(len(codes), dtype=torch.bool), -torch.inf)
+        other = torch.arange(len(codes)).roll(len(images))
         return {
             "loss": cross_entropy(likeness, other),
             "alignment": (likeness.argmax(1) == other).float().mean(),
         }
 
     return trained, figures
-
-
-def _view(params: Any, size: Sequence[int]) -> nn.Module:
-    """One random change, drawn for each image by itself, of images whose pixels are from 0 to 1."""
-    from kornia import augmentation
-    from torch import nn
-
-    wanted: list[Any] = []
-    if params.kind == "flip":
-        if params.horizontal:
-            wanted.append(augmentation.RandomHorizontalFlip(p=params.probability))
-        if params.vertical:
-            wanted.append(augmentation.RandomVerticalFlip(p=params.probability))
-    elif params.kind == "crop":
-        wanted.append(augmentation.RandomCrop(tuple(size), padding=params.padding))
-    elif params.kind == "resized_crop":
-        wanted.append(augmentation.RandomResizedCrop(tuple(size), scale=(params.least_area, 1.0)))
-    elif params.kind == "rotate":
-        wanted.append(augmentation.RandomRotation(params.degrees, p=1.0))
-    else:
-        factors = (params.brightness, params.contrast, params.saturation, params.hue)
-        wanted.append(augmentation.ColorJitter(*factors, p=1.0))
-    return nn.Sequential(*wanted)
 
 
 def masked(model: Model, params: Masked, context: Context) -> Trial:
@@ -133,9 +120,10 @@ def masked(model: Model, params: Masked, context: Context) -> Trial:
     trained, patches = cast(Maskable, model.family).masked(model.module, model.params)
     hidden = min(patches - 1, max(1, round(params.ratio * patches)))
 
-    def figures(pixels: Tensor) -> Figures:
+    def figures(raw: Mapping[str, Tensor]) -> Figures:
+        pixels = model.task.preprocess(raw, model.spec)["pixel_values"]
         order = torch.rand(len(pixels), patches).argsort(1)
-        return {"loss": trained(pixels, (order < hidden).to(pixels.device)).loss}
+        return {"loss": trained(pixels, order < hidden).loss}
 
     return trained, figures
 

@@ -20,6 +20,7 @@ COLOUR = {"kind": "colour", "brightness": 0.0, "contrast": 0.0, "saturation": 0.
 ALL: list[dict[str, Any]] = [
     {**FLIP, "vertical": True, "probability": 0.5},
     {"kind": "crop", "padding": 2},
+    {"kind": "resized_crop", "least_area": 0.3},
     {"kind": "rotate", "degrees": 30.0},
     {**COLOUR, "brightness": 0.4, "contrast": 0.4},
     {"kind": "mixup", "alpha": 0.4},

@@ -41,7 +41,7 @@ ONLY = {
     "dvc": {"flows"},
     "peft": {"components.passes.lora"},
     "torch_pruning": {"components.passes.prune"},
-    "kornia": {"components.augment", "components.passes.pretrain"},
+    "kornia": {"components.augment"},
 }
 
 

@@ -151,9 +151,9 @@ def test_one_driver_a_workspace(served: Any) -> None:
 
 def test_a_stage_that_takes_too_long_is_ended(served: Any) -> None:
     served.write("slow-make@c")
-    code, outcome, _ = served.drive(timeout_s=3)
+    code, outcome, _ = served.drive(timeout_s=12)  # DVC itself may take seconds to start
     assert code == 1
-    assert "took over 3 s" in outcome["failed"]["make@c"]
+    assert "took over 12 s" in outcome["failed"]["make@c"]
     assert sorted(name for name in outcome["done"] if name.startswith("make")) == ["make@a", "make@b"]
 
 
