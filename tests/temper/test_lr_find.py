@@ -31,7 +31,7 @@ def workspace(prepared: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.Mo
     torch.manual_seed(0)
     assemble.save(assemble.create(params.check_family(raw["init"]["model"]), spec), tmp_path / "work/models/init")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dvc, "plan", lambda: dvc.Plan({}, {}, frozenset()))
+    monkeypatch.setattr(dvc, "plan", lambda: dvc.Plan({}, {}, frozenset(), frozenset()))
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def test_wrong_words_are_refused(variant: str, lowest: float, highest: float, sa
 def test_what_is_missing_or_stale_is_named_with_its_remedy(
     stale: str, variant: str, said: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dvc, "plan", lambda: dvc.Plan({stale: []}, {stale: ["changed"]}, frozenset()))
+    monkeypatch.setattr(dvc, "plan", lambda: dvc.Plan({stale: []}, {stale: ["changed"]}, frozenset(), frozenset()))
     with pytest.raises(TemperError, match=said):
         lr_find.lr_find(variant, 1e-6, 1.0, 100)
 
