@@ -55,7 +55,12 @@ def _stoppable() -> Iterator[None]:
 
 def slots(threads: int) -> int:
     """Stages at once: two even where one fills the cores, since each spends seconds importing on one of them."""
-    return max(2, len(os.sched_getaffinity(0)) // threads)
+    return max(2, trainings(threads))
+
+
+def trainings(threads: int) -> int:
+    """Stages at once that keep all their threads busy."""
+    return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
 def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
@@ -76,7 +81,7 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
 
         preset = snapshot.standing(Path.cwd())
         keep = {LAST: lambda: {"TEMPER_COMMIT": snapshot.keep(Path.cwd(), preset)}} if preset else None
-        runner = dvc.Runner(run, slots(threads), note, stage_timeout_s, keep)
+        runner = dvc.Runner(run, slots(threads), trainings(threads), note, stage_timeout_s, keep)
         tracker = _Tracker(run)
         status = "KILLED"
         try:

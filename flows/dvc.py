@@ -190,12 +190,17 @@ def tied(command: list[str]) -> list[str]:
 
 
 class Runner:
-    """Runs stages of one pipeline run: at most `slots` at once, each logged, all of them killable."""
+    """Runs stages of one pipeline run: at most `slots` at once, each logged, all of them killable.
+
+    Of `make`, which trains, at most `trainings`: a barrier of threads of which one has no core costs a time slice, and
+    a training has hundreds a step.
+    """
 
     def __init__(
         self,
         run: str,
         slots: int,
+        trainings: int,
         watch: Callable[[str, State, float, str], None],
         timeout_s: float,
         before: Mapping[str, Callable[[], Mapping[str, str]]] | None = None,
@@ -204,14 +209,15 @@ class Runner:
         self.run, self.watch, self.timeout_s, self.before = run, watch, timeout_s, before or {}
         self.logs = Path(".temper/logs") / run
         self.failed: dict[str, StageFailed] = {}
-        self._slots = threading.BoundedSemaphore(slots)
+        self._slots, self._trainings = threading.BoundedSemaphore(slots), threading.BoundedSemaphore(trainings)
         self._live: set[subprocess.Popen[str]] = set()
         self._guard = threading.Lock()
         self._cancelled = threading.Event()
 
     def stage(self, name: str) -> What:
         """Run one stage and say what became of it. Raises Busy, StageFailed, Cancelled."""
-        with self._slots:
+        training = name.partition("@")[0] == "make"
+        with self._trainings if training else contextlib.nullcontext(), self._slots:
             started = time.monotonic()
             self.watch(name, "running", 0.0, "")
             try:
