@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +15,10 @@ LIBRARIES = ("torch", "onnxruntime", "dvc", "prefect", "mlflow")
 
 
 def write(name: str, title: str, lines: Sequence[Mapping[str, Any]], notes: Sequence[str], out: Path = FOLDER) -> str:
-    """Write both files and return the Markdown; every line has the same keys, floats are shown with two decimals."""
+    """Write both files, naming the script that ran, and return the Markdown.
+
+    Every line has the same keys; floats are shown with two decimals.
+    """
     from components.host import describe
 
     host, versions = describe(), {library: version(library) for library in LIBRARIES}
@@ -25,7 +29,13 @@ def write(name: str, title: str, lines: Sequence[Mapping[str, Any]], notes: Sequ
     rows = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines]
     table = ["| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows]]
     text = f"# {title}\n\n{result['date']}, {host['machine']}, {host['cores']} cores; {told}. "
-    text += f"Made by benchmarks/{name}.py.\n\n" + "\n".join(table) + "\n\n" + "\n".join(f"- {n}" for n in notes) + "\n"
+    text += (
+        f"Made by benchmarks/{Path(sys.argv[0]).name}.\n\n"
+        + "\n".join(table)
+        + "\n\n"
+        + "\n".join(f"- {n}" for n in notes)
+        + "\n"
+    )
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     (out / f"{name}.md").write_text(text, "utf-8")
