@@ -38,7 +38,7 @@ def lr_find(name: str | None, lowest: float, highest: float, steps: int) -> None
         raise ParamsError([f"--lowest: must be below --highest, got {lowest:g} and {highest:g}"])
     variant, console = checked.variants[name], workspace.console()
     _require(variant.parent)
-    for key, value in {**QUIET, "OMP_WAIT_POLICY": "PASSIVE"}.items():
+    for key, value in {**QUIET, "GOMP_SPINCOUNT": "1000"}.items():
         os.environ.setdefault(key, value)
 
     console.print(
