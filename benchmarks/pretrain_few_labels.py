@@ -101,7 +101,7 @@ def once(family: str, seed: int, threads: int) -> dict[str, dict[str, float]]:
     from components.fit import answers
     from components.model import Context
     from components.passes import PASSES
-    from components.tasks import image_classification
+    from components.schemas import image_classification
 
     torch.set_num_threads(threads)
     rows = splits(seed)

@@ -21,7 +21,7 @@ from components.data import SPLITS, Spec
 from components.digests import digests, repeated
 from components.errors import DataError
 from components.params import ImageClassification, Prepare
-from components.tasks import TASKS
+from components.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,7 +114,7 @@ def _declared(file: pq.ParquetFile, task: ImageClassification) -> list[str]:
         return []
     found: set[str | None] = set()
     for table in batches(file, [task.columns.split]):
-        found |= set(pc.unique(TASKS[task.kind].splits(table, task)).to_pylist())
+        found |= set(pc.unique(SCHEMAS[task.kind].splits(table, task)).to_pylist())
     if unknown := found - set(SPLITS):
         words = sorted(map(str, unknown))[:10]
         raise DataError(f"column {task.columns.split!r} has {words}, none of {SPLITS}; run validate first")
@@ -129,7 +129,7 @@ def run(task: ImageClassification, prepare: Prepare, valid: Path, out: Path) -> 
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    member, folder = TASKS[task.kind], out / "blocks"
+    member, folder = SCHEMAS[task.kind], out / "blocks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     blocks, like, start, texts = None, {}, 0, []

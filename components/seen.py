@@ -13,7 +13,7 @@ import numpy as np
 from components.batches import batches, open_parquet
 from components.data import SPLITS
 from components.digests import digests, repeated
-from components.tasks import TASKS
+from components.schemas import SCHEMAS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +64,7 @@ def look(file: pq.ParquetFile, task: ImageClassification, path: Path) -> Seen:
     """Writes the features of all rows to `path`; only a batch of the data is in memory at once."""
     import pyarrow.parquet as pq
 
-    member = TASKS[task.kind]
+    member = SCHEMAS[task.kind]
     empty = file.schema_arrow.empty_table()
     schema = member.features(empty, task).drop_columns(_content(member.features(empty, task))).schema
     nulls = {name: np.zeros(2, np.int64) for name in empty.column_names}

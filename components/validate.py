@@ -33,8 +33,8 @@ from components.quarantine import (
     value_of,
     write_rows,
 )
+from components.schemas import SCHEMAS
 from components.seen import look
-from components.tasks import TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -246,12 +246,12 @@ def run(task: ImageClassification, validate: Validate, raw: Path, out: Path) -> 
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "docs", ignore_errors=True)
     check(validate.expectations)
-    ours, tasks = rules_of_any_task(validate, task.columns), TASKS[task.kind].expectations(task)
+    ours, tasks = rules_of_any_task(validate, task.columns), SCHEMAS[task.kind].expectations(task)
     scratch = out / "features.parquet"
     with open_parquet(raw / "data.parquet") as file:
         seen = look(file, task, scratch)
         head = next(batches(file), file.schema_arrow.empty_table()).slice(0, HEAD_ROWS)
-        columns = TASKS[task.kind].columns(head, task)
+        columns = SCHEMAS[task.kind].columns(head, task)
         nulls = [seen.nulls[name] for name in columns["column"]]
         columns = columns.assign(null_share=[some[0] / some[1] if some[1] else 0.0 for some in nulls])
         kinds = pa.Table.from_pandas(columns, preserve_index=False)

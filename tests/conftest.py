@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from components.data import Spec
+from components.schemas import image_classification
 from components.stage import QUIET
-from components.tasks import image_classification
 
 ROOT = Path(__file__).resolve().parent.parent
 for name, value in QUIET.items():

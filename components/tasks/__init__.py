@@ -1,57 +1,9 @@
-"""What is asked. One file a task; `components.model.Task` is what stages that compute need of it, `Task` all of it."""
+"""What is asked. One file a task; what its raw rows mean stands in components/schemas/ under the same name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
-from components import model
-from components.params import Expectation
+from components.model import Task
 from components.tasks import image_classification
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    import pyarrow as pa
-
-
-class Task(model.Task, Protocol):
-    """The task also owns the data's schema: which columns mean what, and what must hold of them."""
-
-    def columns(self, table: pa.Table, params: Any) -> pd.DataFrame:
-        """One row for each column of some raw rows: `column`, and what `expectations(params)["columns"]` look at."""
-        ...
-
-    def features(self, table: pa.Table, params: Any) -> pa.Table:
-        """One row for each raw row: `label` (text), `key` and `split` if they are declared, figures that say what is
-        wrong with it, and `content` (16 bytes): a hash of its inputs without the label, null if they cannot be read.
-        The same columns and types for every batch."""
-        ...
-
-    def expectations(self, params: Any) -> dict[str, list[Expectation]]:
-        """Built-in rules on `columns` and on `rows` (the features); `notes` in their arguments say what is wrong."""
-        ...
-
-    def read(self, table: pa.Table, params: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Valid raw rows to (inputs, first axis the row, and class numbers int32)."""
-        ...
-
-    def keys(self, table: pa.Table, params: Any) -> pa.Array | None:
-        """The declared key of each row as text, or None if none is declared."""
-        ...
-
-    def splits(self, table: pa.Table, params: Any) -> pa.Array | None:
-        """The declared split of each row as text, or None if none is declared."""
-        ...
-
-    def content(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """128 bits of a hash of each row's inputs, as two uint64 (n, 2); equal inputs have equal ones."""
-        ...
-
-    def statistics(self, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
-        """What preprocessing needs to know of the training split."""
-        ...
-
 
 TASKS: dict[str, Task] = {
     "image_classification": image_classification,

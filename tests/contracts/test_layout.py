@@ -25,7 +25,7 @@ BODY = {name: stage.get("do", stage) for name, stage in DAG.items()}
 # A change in these wakes no stage. Dict modules: a new member must not retrain the old ones; members are
 # named in deps, or hashed into code.json by observe. The rest: they decide no bytes of an output.
 EXEMPT = {
-    *(f"components.{name}" for name in ("sources", "tasks", "families", "passes", "targets", "runtimes")),
+    *(f"components.{name}" for name in ("schemas", "sources", "tasks", "families", "passes", "targets", "runtimes")),
     *(
         f"components.{name}"
         for name in ("params", "stage", "tracking", "backlog", "runs", "record", "errors", "hashing")

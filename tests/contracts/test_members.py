@@ -28,6 +28,7 @@ from components.model import Context, Model
 from components.parity import check_build
 from components.passes import PASSES
 from components.runtimes import RUNTIMES
+from components.schemas import SCHEMAS
 from components.session import BuildError
 from components.sources import SOURCES
 from components.targets import TARGETS
@@ -262,6 +263,7 @@ def tags(annotated: Any, field: str) -> set[str]:
     [
         (params.Source, "kind", SOURCES, "sources"),
         (params.Task, "kind", TASKS, "tasks"),
+        (params.Task, "kind", SCHEMAS, "schemas"),
         (params.Family, "family", FAMILIES, "families"),
         (params.Variant, "kind", PASSES, "passes"),
         (params.Target, "kind", TARGETS, "targets"),

@@ -1,0 +1,295 @@
+"""Raw rows of image classification: a label, and an image as pixels in columns or lists, or as the bytes of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from components import images
+from components.data import SPLITS
+from components.errors import DataError
+from components.params import Expectation, ImageClassification
+from components.values import is_list, is_null, leaves, names_of, plain, read_numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+def statistics(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+    """Mean and standard deviation per channel of raw training images (n, height, width[, channels]).
+
+    Batches are joined by their means and squared deviations (Chan, Golub, LeVeque 1979), in float64.
+    """
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for inputs in batches:
+        images = inputs["image"]
+        pixels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1).astype(np.float64)
+        more, mean_more = len(pixels), pixels.mean(0)
+        pixels -= mean_more
+        shift, total = mean_more - mean, count + more
+        squares = squares + np.square(pixels, out=pixels).sum(0) + shift**2 * (count * more / total)
+        mean, count = mean + shift * (more / total), total
+    return {"mean": mean.tolist(), "std": np.maximum(np.sqrt(squares / count), 1e-6).tolist()}
+
+
+def _image_columns(names: Sequence[str], params: ImageClassification) -> list[str]:
+    """The columns that hold the image, in file order: with a `*`, one a pixel."""
+    others = {params.columns.label, params.columns.key, params.columns.split}
+    pattern = ".*".join(re.escape(part) for part in params.columns.image.split("*"))
+    return [name for name in names if re.fullmatch(pattern, name, re.DOTALL) and name not in others]
+
+
+def _encoded(table: pa.Table, params: ImageClassification) -> pa.Array | None:
+    """The column of image files, if the image is one."""
+    names = _image_columns(table.column_names, params)
+    if len(names) == 1 and images.is_encoded(table.schema.field(names[0]).type):
+        return plain(table.column(names[0]))
+    return None
+
+
+def _pixels(table: pa.Table, params: ImageClassification) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(float64 pixels (rows, size), NaN where there is none; how many values, nulls and non-numbers a row has)."""
+    size = math.prod(params.shape)
+    names = _image_columns(table.column_names, params)
+    pixels = np.full((len(table), size), np.nan)
+    if len(names) == 1 and is_list(table.schema.field(names[0]).type):
+        array, rows = leaves(plain(table.column(names[0])))
+        values, text = read_numbers(array)
+        sizes = np.bincount(rows, minlength=len(table))
+        whole = sizes == size
+        pixels[whole] = values[whole[rows]].reshape(-1, size)
+        nulls = np.bincount(rows, weights=is_null(array), minlength=len(table)).astype(np.int64)
+        return pixels, {
+            "size": sizes,
+            "nulls": nulls,
+            "text": np.bincount(rows, weights=text, minlength=len(table)).astype(np.int64),
+        }
+    nulls, texts = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
+    for i, name in enumerate(names):
+        array = plain(table.column(name))
+        values, text = read_numbers(array)
+        nulls, texts = nulls + is_null(array), texts + text
+        if i < size:
+            pixels[:, i] = values
+    return pixels, {"size": np.full(len(table), len(names)), "nulls": nulls, "text": texts}
+
+
+def content(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """128 bits of SHA-256 over each image as little-endian float32, as two uint64 (n, 2); minus zero is zero."""
+    images = inputs["image"].astype("<f4") + np.zeros(1, "<f4")
+    size, data, sha256 = images[0].nbytes if len(images) else 1, images.tobytes(), hashlib.sha256
+    heads = b"".join([sha256(data[i : i + size]).digest()[:16] for i in range(0, len(data), size)])
+    return np.frombuffer(heads, ">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def keys(table: pa.Table, params: ImageClassification) -> pa.Array | None:
+    return None if params.columns.key is None else names_of(table.column(params.columns.key)).fill_null("")
+
+
+def splits(table: pa.Table, params: ImageClassification) -> pa.Array | None:
+    return None if params.columns.split is None else names_of(table.column(params.columns.split))
+
+
+def read(table: pa.Table, params: ImageClassification) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """(image float32 (n, *shape), class numbers int32). Raises DataError for rows that validate sets aside."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    files = _encoded(table, params)
+    pixels = _pixels(table, params)[0] if files is None else images.decoded(files, params.shape, params.resize)[0]
+    names = names_of(table.column(params.columns.label))
+    numbers = pc.index_in(names, value_set=pa.array(params.classes, pa.string())).fill_null(-1)
+    labels = np.array(numbers.to_numpy(zero_copy_only=False), np.int32)
+    if bad := int((~np.isfinite(pixels).all(1) | (labels < 0)).sum()):
+        raise DataError(f"{bad} of {len(table)} rows have no readable image or label; run validate on these data first")
+    return {"image": pixels.astype(np.float32).reshape(-1, *params.shape)}, labels
+
+
+def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
+    """One row a raw column: its role and kind of values; `table` may be the first rows only."""
+    import pandas as pd
+    import pyarrow as pa
+
+    image = set(_image_columns(table.column_names, params))
+
+    def kind(name: str) -> str:
+        array = plain(table.column(name))
+        if name in image and images.is_encoded(array.type) and len(image) == 1:
+            return "image"
+        listed = name in image and "*" not in params.columns.image
+        if listed and not (is_list(array.type) or pa.types.is_null(array.type)):
+            return f"{array.type}, neither a list nor image files"
+        array = leaves(array)[0] if listed else array
+        if pa.types.is_null(array.type):
+            return "empty"
+        if pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
+            return "number"
+        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            values, _ = read_numbers(array)
+            return "number" if np.isfinite(values).any() and name in image else "text"
+        return "text" if pa.types.is_boolean(array.type) and name not in image else str(array.type)
+
+    others = params.columns
+    roles: dict[str | None, str] = {others.label: "label", others.key: "key", others.split: "split"}
+    roles |= dict.fromkeys(image, "image")
+    found = [(name, roles.get(name)) for name in table.column_names]
+    return pd.DataFrame(
+        {
+            "column": pd.Series([name for name, _ in found], dtype="object"),
+            "role": pd.Series([role for _, role in found], dtype="object"),
+            "extra": pd.Series([None if role else name for name, role in found], dtype="object"),
+            "image_kind": pd.Series([kind(name) if role == "image" else None for name, role in found], dtype="object"),
+            "name_kind": pd.Series(
+                [kind(name) if role in ("label", "key", "split") else None for name, role in found], dtype="object"
+            ),
+        }
+    )
+
+
+def features(table: pa.Table, params: ImageClassification) -> pa.Table:
+    """label, key, split, content and image_size, _nulls, _text, _nonfinite, _min, _max, _mean of each row; of image
+    files image_fault: why a file cannot be used.
+
+    What belongs to a column that is not there is left out.
+    """
+    import pyarrow as pa
+
+    found: dict[str, Any] = {}
+    names = params.columns
+    for name, column in (("label", names.label), ("key", names.key), ("split", names.split)):
+        if column in table.column_names:
+            found[name] = names_of(table.column(column))
+    if _image_columns(table.column_names, params):
+        files = _encoded(table, params)
+        if files is None:
+            pixels, counts = _pixels(table, params)
+            faulty = np.zeros(len(table), bool)
+        else:
+            pixels, faults = images.decoded(files, params.shape, params.resize)
+            found["image_fault"] = pa.array(faults, pa.string())
+            faulty, none = np.array([fault is not None for fault in faults], bool), np.zeros(len(table), np.int64)
+            counts = {"size": none + pixels.shape[1], "nulls": none, "text": none}
+        found |= {f"image_{name}": values.astype(np.int32) for name, values in counts.items()}
+        nonfinite = ~np.isfinite(pixels)
+        missing = counts["nulls"] + counts["text"]
+        whole = counts["size"] == pixels.shape[1]
+        found["image_nonfinite"] = np.where(whole & ~faulty, nonfinite.sum(1) - missing, 0).astype(np.int32)
+        least, greatest = np.where(nonfinite, np.inf, pixels).min(1), np.where(nonfinite, -np.inf, pixels).max(1)
+        any_finite = ~nonfinite.all(1)
+        found["image_min"] = pa.array(least, mask=~any_finite)
+        found["image_max"] = pa.array(greatest, mask=~any_finite)
+        total = np.where(nonfinite, 0, pixels).sum(1)
+        found["image_mean"] = pa.array(total / np.maximum((~nonfinite).sum(1), 1), mask=~any_finite)
+        with np.errstate(over="ignore"):
+            hashes = content({"image": pixels})
+        usable = whole & ~nonfinite.any(1)
+        raw = pa.py_buffer(hashes.astype(">u8").tobytes())
+        array = pa.Array.from_buffers(pa.binary(16), len(table), [None, raw])
+        found["content"] = pa.compute.if_else(pa.array(usable), array, pa.scalar(None, pa.binary(16)))
+    return pa.table(found)
+
+
+def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
+    """What must hold of the raw columns (else the run stops) and of each row (else it is set aside)."""
+    size, names = math.prod(params.shape), params.columns
+    roles = ["image", "label", *(["key"] if names.key else []), *(["split"] if names.split else [])]
+    count = (size if "*" in names.image else 1) + len(roles) - 1
+
+    def rule(severity: Literal["stop", "quarantine"], expect: str, notes: str, **arguments: Any) -> Expectation:
+        return Expectation(expect=f"expect_{expect}", severity=severity, arguments={**arguments, "notes": notes})
+
+    def none(column: str, notes: str) -> Expectation:
+        return rule("quarantine", "column_values_to_be_in_set", notes, column=column, value_set=[0])
+
+    wanted = f"image {names.image!r} (task.shape {params.shape}), label {names.label!r}"
+    wanted += f", key {names.key!r}" if names.key else ""
+    wanted += f", split {names.split!r}" if names.split else ""
+    between = {"min_value": params.range[0], "max_value": params.range[1]}
+    rows = [
+        rule("quarantine", "column_values_to_not_be_null", "the label is missing", column="label"),
+        rule(
+            "quarantine",
+            "column_values_to_be_in_set",
+            "the label is not one of task.classes",
+            column="label",
+            value_set=params.classes,
+        ),
+        rule(
+            "stop",
+            "column_unique_value_count_to_be_between",
+            "there must be at least two classes to tell apart",
+            column="label",
+            min_value=2,
+        ),
+        rule(
+            "quarantine",
+            "column_values_to_be_in_set",
+            f"the image must have {size} values (task.shape {params.shape})",
+            column="image_size",
+            value_set=[size],
+        ),
+        rule("quarantine", "column_values_to_be_null", "the image cannot be used", column="image_fault"),
+        none("image_nulls", "pixels are missing"),
+        none("image_text", "pixels are not numbers"),
+        none("image_nonfinite", "pixels are NaN or infinite"),
+        rule(
+            "quarantine", "column_values_to_be_between", "a pixel is outside task.range", column="image_min", **between
+        ),
+        rule(
+            "quarantine", "column_values_to_be_between", "a pixel is outside task.range", column="image_max", **between
+        ),
+    ]
+    if names.key:
+        rows.append(rule("quarantine", "column_values_to_not_be_null", "the key is missing", column="key"))
+    if names.split:
+        known = {"value_set": list(SPLITS)}
+        rows += [
+            rule("quarantine", "column_values_to_not_be_null", "the split is missing", column="split"),
+            rule(
+                "quarantine", "column_values_to_be_in_set", f"the split is not one of {SPLITS}", column="split", **known
+            ),
+        ]
+    return {
+        "columns": [
+            rule(
+                "stop",
+                "table_row_count_to_equal",
+                f"the number of columns; task.columns wants {wanted}: {count} in all",
+                value=count,
+            ),
+            rule(
+                "stop",
+                "column_distinct_values_to_contain_set",
+                f"a column is missing or renamed; task.columns wants {wanted}",
+                column="role",
+                value_set=roles,
+            ),
+            rule(
+                "stop",
+                "column_values_to_be_null",
+                "task.columns does not name this column; drop it, or correct its name",
+                column="extra",
+            ),
+            rule(
+                "stop",
+                "column_values_to_be_in_set",
+                "pixels must be numbers, or the image the bytes of a file",
+                column="image_kind",
+                value_set=["number", "image", "empty"],
+            ),
+            rule(
+                "stop",
+                "column_values_to_be_in_set",
+                "labels, keys and splits must be text or whole numbers",
+                column="name_kind",
+                value_set=["number", "text", "empty"],
+            ),
+        ],
+        "rows": rows,
+    }
