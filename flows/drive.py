@@ -102,10 +102,12 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
     """observe, plan, and then what the plan says."""
     server.configure()
     with _imported_meanwhile():
-        if not _alone(runner, FIRST):
+        if not _alone(runner, FIRST, dvc.command(FIRST)):
             outcome.failed = dict(runner.failed)
             return
     plan = dvc.patiently(dvc.plan)
+    if FIRST in plan.changes:
+        dvc.patiently(lambda: dvc.commit(FIRST))
     if gone := leftovers.clear(plan.parents, plan.outs):  # before work: stages below depend on whole folders
         watch.note(f"cleared what {', '.join(gone)} left behind")
         plan = dvc.patiently(dvc.plan)
@@ -116,7 +118,7 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
     watch.planned(outcome.run, outcome.order, outcome.stale)
     if not work:
         for name in outcome.stale:  # a flow run of nothing would cost more than finding out that there is nothing
-            _alone(runner, name)
+            _alone(runner, name, None if name in plan.changes else dvc.command(name))
         outcome.failed = dict(runner.failed)
         return
     if not server.standing():
@@ -134,10 +136,10 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
         dvc.canonical_lock(outcome.order)
 
 
-def _alone(runner: dvc.Runner, name: str) -> bool:
+def _alone(runner: dvc.Runner, name: str, plainly: str | None) -> bool:
     """Run a stage outside the flow, as patient with a busy DVC as the flow is; whether it went well."""
     try:
-        dvc.patiently(lambda: runner.stage(name))
+        dvc.patiently(lambda: runner.stage(name, plainly))
     except dvc.StageFailed:
         return False
     return True

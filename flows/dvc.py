@@ -112,12 +112,41 @@ def plan() -> Plan:
             )
             words = {stage.addressing: _words(stage.status().get(stage.addressing, [])) for stage in order}
     except DvcException as error:
-        if BUSY.search(str(error)):
-            path, _, holders = str(error).partition(" is busy")
-            pid = re.search(r"PID (\d+)", holders)
-            raise Busy(f"{path} is held by process {pid[1] if pid else 'unknown'}") from None
-        raise TemperError(f"DVC cannot plan: {error}; `dvc status` shows the whole message") from error
+        raise _told(error, "cannot plan") from error
     return Plan(parents, {name: why for name, why in words.items() if why}, always, outs)
+
+
+def command(name: str) -> str | None:
+    """What a stage of dvc.yaml without templates runs; None if it cannot be read: DVC then says why."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        said = YAML(typ="safe").load(Path("dvc.yaml").read_text("utf-8"))["stages"][name]["cmd"]
+    except (OSError, YAMLError, KeyError, TypeError):
+        return None
+    return said if isinstance(said, str) and "${" not in said else None
+
+
+def commit(name: str) -> None:
+    """Enter into dvc.lock and the cache what a stage made by its plain command. Raises Busy, TemperError."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(_wait_for_lock=True) as repo:
+            repo.commit(name, force=True)
+    except DvcException as error:
+        raise _told(error, f"cannot keep what {name} made") from error
+
+
+def _told(error: Exception, what: str) -> Busy | TemperError:
+    """DVC's error as ours."""
+    if not BUSY.search(str(error)):
+        return TemperError(f"DVC {what}: {error}; `dvc status` shows the whole message")
+    path, _, holders = str(error).partition(" is busy")
+    pid = re.search(r"PID (\d+)", holders)
+    return Busy(f"{path} is held by process {pid[1] if pid else 'unknown'}")
 
 
 def patiently(work: Callable[[], T]) -> T:
@@ -214,14 +243,17 @@ class Runner:
         self._guard = threading.Lock()
         self._cancelled = threading.Event()
 
-    def stage(self, name: str) -> What:
-        """Run one stage and say what became of it. Raises Busy, StageFailed, Cancelled."""
+    def stage(self, name: str, plainly: str | None = None) -> What:
+        """Run one stage and say what became of it. Raises Busy, StageFailed, Cancelled.
+
+        `plainly`: its command, for a stage that runs in any case and sooner than DVC loads; DVC learns nothing of it.
+        """
         training = name.partition("@")[0] == "make"
         with self._trainings if training else contextlib.nullcontext(), self._slots:
             started = time.monotonic()
             self.watch(name, "running", 0.0, "")
             try:
-                what, last = self._dvc(name)
+                what, last = self._run(name, plainly)
             except StageFailed as error:
                 self.failed[name] = error
                 self.watch(name, "failed", time.monotonic() - started, str(error))
@@ -232,11 +264,11 @@ class Runner:
             self.watch(name, what, time.monotonic() - started, last)
             return what
 
-    def _dvc(self, name: str) -> tuple[What, str]:
+    def _run(self, name: str, plainly: str | None) -> tuple[What, str]:
         self.logs.mkdir(parents=True, exist_ok=True)
         log_path = self.logs / f"{name}.log"
         tail: deque[str] = deque(maxlen=200)
-        process = self._start(name)
+        process = self._start(name, plainly)
         late = threading.Event()
 
         def end() -> None:
@@ -246,7 +278,7 @@ class Runner:
         overdue = threading.Timer(self.timeout_s, end)
         overdue.daemon = True
         overdue.start()
-        what: What = "unchanged"
+        what: What = "ran" if plainly else "unchanged"
         try:
             with log_path.open("a", encoding="utf-8") as log:
                 for line in process.stdout or ():
@@ -271,13 +303,13 @@ class Runner:
         if late.is_set():
             raise StageFailed(name, 1, f"took over {self.timeout_s:.0f} s; raise --stage-timeout-s (log: {log_path})")
         own = re.search(r"exited with (-?\d+)", text)
-        if own is None and BUSY.search(text):
+        if own is None and not plainly and BUSY.search(text):
             raise Busy(f"{name}: {said[-1] if said else 'DVC is busy'}")
-        own_code = int(own.group(1)) if own else 1
+        own_code = int(own.group(1)) if own else code if plainly else 1
         reason = "\n".join(said[-8:]) or f"exit code {own_code} without a message"
         raise StageFailed(name, own_code, f"{reason}\n(log: {log_path})")
 
-    def _start(self, name: str) -> subprocess.Popen[str]:
+    def _start(self, name: str, plainly: str | None) -> subprocess.Popen[str]:
         # `python` in dvc.yaml must be this Python, with the environment activated or not.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         ours = {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1", "TEMPER_RUN": self.run}
@@ -289,8 +321,9 @@ class Runner:
         with self._guard:
             if self._cancelled.is_set():
                 raise Cancelled(name)
+            through_dvc = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name]
             process = subprocess.Popen(
-                tied([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name]),
+                tied(["/bin/sh", "-c", plainly] if plainly else through_dvc),
                 env={**os.environ, **ours},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

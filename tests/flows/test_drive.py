@@ -76,6 +76,20 @@ def test_a_failure_costs_only_what_builds_on_it(served: Any, prefect: str) -> No
     assert served.begun() == ["join", "make@b", "observe", "promote"]
 
 
+def test_what_observe_sees_anew_wakes_what_depends_on_it_and_its_failure_is_told(served: Any) -> None:
+    assert served.drive()[0] == 0
+    served.begun()
+    served.write("work.py", (served.path / "work.py").read_text().replace("write_text(name)", "write_text(name + '2')"))
+    served.write("dvc.yaml", (served.path / "dvc.yaml").read_text().replace("[work.py, work/", "[work/"))
+    assert served.drive()[0] == 0
+    assert served.begun() == EVERY
+    assert served.dvc("status", "split", "make@a", "join").strip() == "Data and pipelines are up to date."
+    served.write("fail-observe")
+    code, outcome, _ = served.drive()
+    assert code == 3
+    assert "observe: a planted fault" in outcome["failed"]["observe"]
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two trainings at once want two cores")
 def test_independent_stages_run_at_once(served: Any) -> None:
     for name in ("make@a", "make@b"):

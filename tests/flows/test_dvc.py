@@ -116,7 +116,7 @@ def test_no_more_trainings_at_once_than_have_cores(trainings: int, monkeypatch: 
     runner, live, most = dvc.Runner("test", 2, trainings, lambda *_: None, 60), set(), Counter[str]()
     guard, beside = threading.Lock(), threading.Event()
 
-    def work(name: str) -> tuple[dvc.What, str]:
+    def work(name: str, _: str | None) -> tuple[dvc.What, str]:
         with guard:
             live.add(name)
             makes = sum(other.startswith("make@") for other in live)
@@ -130,7 +130,7 @@ def test_no_more_trainings_at_once_than_have_cores(trainings: int, monkeypatch: 
             live.remove(name)
         return "ran", ""
 
-    monkeypatch.setattr(runner, "_dvc", work)
+    monkeypatch.setattr(runner, "_run", work)
     threads = [threading.Thread(target=runner.stage, args=[name]) for name in ("make@a", "make@b", "make@c", "build@x")]
     for thread in threads:
         thread.start()
