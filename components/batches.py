@@ -25,5 +25,5 @@ def batches(file: pq.ParquetFile, columns: Sequence[str] | None = None) -> Itera
 
     groups = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
     rows = BATCH_BYTES * max(file.metadata.num_rows, 1) // max(sum(groups), 1)
-    for batch in file.iter_batches(min(max(rows, 256), 65_536), columns=columns):
+    for batch in file.iter_batches(min(max(rows, 1), 65_536), columns=columns):
         yield pa.Table.from_batches([batch])

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+PIXELS = 4 << 20  # in memory at once, in each of several arrays of eight bytes a pixel
+
+
 def statistics(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
     """Mean and standard deviation per channel of raw training images (n, height, width[, channels]).
 
@@ -96,19 +99,29 @@ def splits(table: pa.Table, params: ImageClassification) -> pa.Array | None:
     return None if params.columns.split is None else names_of(table.column(params.columns.split))
 
 
+def _slices(table: pa.Table, params: ImageClassification) -> list[pa.Table]:
+    """The rows, so many at once as PIXELS allow: a small file may hold a large picture."""
+    rows = max(1, PIXELS // math.prod(params.shape))
+    return [table.slice(start, rows) for start in range(0, max(len(table), 1), rows)]
+
+
 def read(table: pa.Table, params: ImageClassification) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(image float32 (n, *shape), class numbers int32). Raises DataError for rows that validate sets aside."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    files = _encoded(table, params)
-    pixels = _pixels(table, params)[0] if files is None else images.decoded(files, params.shape, params.resize)[0]
+    def pixels_of(part: pa.Table) -> np.ndarray:
+        files = _encoded(part, params)
+        found = _pixels(part, params) if files is None else images.decoded(files, params.shape, params.resize)
+        return found[0].astype(np.float32)
+
+    pixels = np.concatenate([pixels_of(part) for part in _slices(table, params)])
     names = names_of(table.column(params.columns.label))
     numbers = pc.index_in(names, value_set=pa.array(params.classes, pa.string())).fill_null(-1)
     labels = np.array(numbers.to_numpy(zero_copy_only=False), np.int32)
     if bad := int((~np.isfinite(pixels).all(1) | (labels < 0)).sum()):
         raise DataError(f"{bad} of {len(table)} rows have no readable image or label; run validate on these data first")
-    return {"image": pixels.astype(np.float32).reshape(-1, *params.shape)}, labels
+    return {"image": pixels.reshape(-1, *params.shape)}, labels
 
 
 def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
@@ -158,6 +171,12 @@ def features(table: pa.Table, params: ImageClassification) -> pa.Table:
 
     What belongs to a column that is not there is left out.
     """
+    import pyarrow as pa
+
+    return pa.concat_tables([_features(part, params) for part in _slices(table, params)]).combine_chunks()
+
+
+def _features(table: pa.Table, params: ImageClassification) -> pa.Table:
     import pyarrow as pa
 
     found: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from components import images
 from components.errors import DataError
 from components.params import ImageClassification, ImageColumns
 from components.schemas import image_classification as task
@@ -118,9 +119,22 @@ def file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def test_files_are_read_as_bytes_and_as_the_struct_of_datasets() -> None:
     data = [file(Image.new("L", (2, 2), value)) for value in (1, 2)]
-    for images in (data, [{"bytes": item, "path": None} for item in data]):
-        table = pa.table({"image": images, "label": [3, 4]})
+    for pictures in (data, [{"bytes": item, "path": None} for item in data]):
+        table = pa.table({"image": pictures, "label": [3, 4]})
         assert task.columns(table, encoded())["image_kind"][0] == "image"
         assert task.read(table, encoded())[0]["image"][:, 0, 0].tolist() == [1, 2]
         hashes = np.frombuffer(b"".join(task.features(table, encoded())["content"].to_pylist()), ">u8").reshape(-1, 2)
         assert hashes.tolist() == task.content(task.read(table, encoded())[0]).tolist()
+
+
+def test_large_pictures_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [file(Image.new("L", (2, 2), value)) for value in range(5)] + [b"none"]
+    table = pa.table({"image": pictures, "label": [3, 4, 3, 4, 3, 4]})
+    whole = task.features(table, encoded()), task.read(table.slice(0, 5), encoded())[0]["image"]
+    most: list[int] = []
+    decoded = images.decoded
+    monkeypatch.setattr(images, "decoded", lambda array, *more: most.append(len(array)) or decoded(array, *more))
+    monkeypatch.setattr(task, "PIXELS", 8)
+    assert task.features(table, encoded()).equals(whole[0])
+    assert task.read(table.slice(0, 5), encoded())[0]["image"].tolist() == whole[1].tolist()
+    assert max(most) == 2
