@@ -69,13 +69,17 @@ class ImageFolder(Section):
 
 
 class Hub(Section):
-    """A data set of the Hugging Face hub by its id, or a folder laid out like one; `splits`: of each part its split."""
+    """A data set of the Hugging Face hub by its id, or a folder laid out like one; `splits`: of each part its split.
+
+    `class_names`: what its classes are called here, in its order; left out, as they are called there.
+    """
 
     kind: Literal["hub"]
     dataset: FilePath
     config: Text | None
     splits: Annotated[dict[Part, Text], Field(min_length=1), AfterValidator(_all_alone)]
     revision: Text | None
+    class_names: list[Text] | None = None
 
 
 Source = Annotated[Embedded | Csv | Parquet | Jsonl | Npz | ImageFolder | Hub, Field(discriminator="kind")]

@@ -94,7 +94,7 @@ def read(params: Hub) -> pa.RecordBatchReader:
     cache = stack.enter_context(tempfile.TemporaryDirectory()) if local else None
     try:
         parts = {part: _load(params, split, revision, cache) for part, split in params.splits.items()}
-        schemas = {part: next(_rows(rows, part)).schema for part, rows in parts.items()}
+        schemas = {part: next(_rows(rows, part, params)).schema for part, rows in parts.items()}
     except BaseException:
         stack.close()
         raise
@@ -107,7 +107,7 @@ def read(params: Hub) -> pa.RecordBatchReader:
     def batches() -> Iterator[pa.RecordBatch]:
         with stack:
             for part, rows in parts.items():
-                yield from _rows(rows, part)
+                yield from _rows(rows, part, params)
 
     return pa.RecordBatchReader.from_batches(schema, batches())
 
@@ -131,18 +131,48 @@ def _load(params: Hub, split: str, revision: str | None, cache: str | None) -> d
     return rows
 
 
-def _rows(rows: datasets.Dataset, part: str) -> Iterator[pa.RecordBatch]:
+def _names(feature: datasets.ClassLabel, column: str, params: Hub) -> list[str]:
+    """What the classes are called. Raises DataError if the data set has not as many."""
+    if params.class_names is not None and len(params.class_names) != len(feature.names):
+        raise DataError(
+            f"source.class_names: has {len(params.class_names)} names, column {column!r} of {params.dataset} has "
+            f"{len(feature.names)} classes: {feature.names[:20]}"
+        )
+    return list(params.class_names or feature.names)
+
+
+def _refuse_strangers(column: pa.ChunkedArray, name: str, params: Hub) -> None:
+    """Raise DataError if a row names a file outside the data set: `datasets` would read any on this machine."""
+    import datasets
+    import huggingface_hub.constants as hub
+
+    folder = Path(params.dataset)
+    roots = [folder] if folder.is_dir() else [Path(hub.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]
+    for value in column.to_pylist():
+        if value and value["bytes"] is None and value["path"] is not None:
+            path = Path(value["path"]).resolve()
+            if not any(path.is_relative_to(root.resolve()) for root in roots):
+                raise DataError(
+                    f"source.dataset {params.dataset}: column {name!r} names {value['path']}, a file outside "
+                    "the data set; images must be in it"
+                )
+
+
+def _rows(rows: datasets.Dataset, part: str, params: Hub) -> Iterator[pa.RecordBatch]:
     import datasets
     import pyarrow as pa
     import pyarrow.compute as pc
     from datasets.table import embed_table_storage
 
     for table in rows.with_format("arrow").iter(BATCH_ROWS):
+        for name, feature in rows.features.items():
+            if isinstance(feature, datasets.Image):
+                _refuse_strangers(table[name], name, params)
         table = embed_table_storage(table)
         for i, (name, feature) in enumerate(rows.features.items()):
             if isinstance(feature, datasets.ClassLabel):
                 known = pc.if_else(pc.less(table[name], 0), None, table[name])  # -1: no label
-                names = pa.array(feature.names, pa.string())
+                names = pa.array(_names(feature, name, params), pa.string())
                 table = table.set_column(i, name, pc.take(names, known.combine_chunks()))
         if part != "all":
             table = table.append_column("split", pa.array([part] * len(table), pa.string()))

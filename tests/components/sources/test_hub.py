@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.errors import DataError
@@ -31,6 +33,27 @@ def test_a_folder_is_read_through_datasets(folder: Path) -> None:
     assert table["label"].to_pylist() == ["cat", "dog", None] * 2
     assert table["split"].to_pylist() == ["train"] * 3 + ["test"] * 3
     assert table["image"][0].as_py()["bytes"].startswith(b"\x89PNG")
+
+
+def test_classes_are_called_as_the_user_says(folder: Path) -> None:
+    params = source(str(folder)).model_copy(update={"class_names": ["Katze", "Hund"]})
+    assert hub.read(params).read_all()["label"].to_pylist() == ["Katze", "Hund", None]
+    with pytest.raises(
+        DataError, match=r"class_names: has 1 names, column 'label' of .* has 2 classes: .*'cat', 'dog'"
+    ):
+        hub.read(params.model_copy(update={"class_names": ["Katze"]})).read_all()
+
+
+def test_a_file_outside_the_data_set_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    folder = tmp_path / "hub"
+    rows = {"image": [{"bytes": None, "path": str(tmp_path / "secret.png")}], "label": ["cat"]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    table = pa.table({"image": pa.array(rows["image"], features.arrow_schema.field("image").type), "label": ["cat"]})
+    (folder / "data").mkdir(parents=True)
+    pq.write_table(table.cast(features.arrow_schema), folder / "data/train-0.parquet")
+    with pytest.raises(DataError, match=r"column 'image' names .*secret\.png, a file outside the data set"):
+        hub.read(source(str(folder))).read_all()
 
 
 def test_it_changes_with_its_bytes_only(folder: Path) -> None:
