@@ -6,23 +6,33 @@ failed or could not be measured stands in it with its reason.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import platform
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components import answers, picture, proof, report, runtime
+from components import answers, changed, front, picture, proof, runtime, schema
 from components.answers import Answers
 from components.cell import Record
-from components.data import Spec
+from components.data import Spec, read_rows
 from components.errors import TemperError
+from components.hashing import sha256_tree
 from components.params import Compare, OnnxFp32, Policy, Target, Variant
+from components.report import csv, markdown
+from components.tasks import TASKS
 
 # Figures of a build that say in what it multiplies.
 KERNELS = ("integer_nodes", "float_nodes", "half_nodes", "cast_nodes", "cuda_nodes", "cpu_nodes")
+
+# What the figures may hang on, as installed when the cells were compared.
+PACKAGES = ("temper", "numpy", "scipy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu13")
+ARTIFACTS = ("matrix.json", "matrix.csv", "matrix.md", "matrix.png")  # of the pipeline's tracked run
 
 Seconds = Mapping[str, Mapping[int, np.ndarray]]  # cell, batch size: seconds of a call (rounds,)
 
@@ -38,6 +48,15 @@ def read_seconds(folder: Path) -> Seconds:
             turns = of_cell[of_cell["batch_size"] == size]
             seconds.setdefault(str(name), {})[int(size)] = turns["call"].to_numpy()
     return seconds
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages among PACKAGES that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def parameters(model: Path) -> int:
@@ -133,6 +152,7 @@ def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
     plain = ["parameters", "size_mb", "accuracy", "worst_class_accuracy", "accuracy_difference", "accuracy_low"]
     plain += ["accuracy_high", "mcnemar_p", "ece", "load_ms", "peak_memory_mb"]
     figures = {key: row[key] for key in plain}
+    figures["on_front"] = None if row["dominated_by"] is None else not row["dominated_by"]
     for size in map(str, sizes):
         figures[f"latency_ms_{size}"] = row["latency_ms"].get(size)
         figures[f"speedup_{size}"] = row["speedup"].get(size, [None])[0]
@@ -166,8 +186,9 @@ def run(
     out: Path,
     cell: Callable[..., None],
 ) -> dict[str, Any]:
-    """matrix.json, matrix.csv, measured.csv, confusion.csv, matrix.png and report.html; one tracked run a cell."""
-    classes = Spec.read(data).classes
+    """matrix.json, matrix.csv, matrix.md, measured.csv, confusion.csv and matrix.png; one tracked run a cell."""
+    spec = Spec.read(data)
+    classes = spec.classes
     settings = {
         "margin": policy.margin,
         "confidence": compare.confidence,
@@ -198,7 +219,8 @@ def run(
             status, reason = foot["status"], foot["reason"]
         mine = answered.get(at)
         shipped = built.status == "ok"
-        file = build / json.loads((build / "build.json").read_text("utf-8"))["file"] if shipped else None
+        card = json.loads((build / "build.json").read_text("utf-8")) if shipped else None
+        file = build / card["file"] if card else None
         rows.append(
             {
                 "cell": at,
@@ -210,6 +232,8 @@ def run(
                 "status": status,
                 "reason": reason,
                 "digest": built.figures.get("digest"),
+                "sha256": card["sha256"] if card else None,
+                "rows": len(mine.labels) if mine else None,
                 "parameters": parameters(models / variant),
                 "size_mb": file.stat().st_size / 1e6 if file else None,
                 **quality(mine, answered.get(reference), classes, settings),
@@ -224,17 +248,25 @@ def run(
             }
         )
 
+    dominating = front.dominated_by(rows, policy.batch_size)
+    for row in rows:
+        row["dominated_by"] = dominating[row["cell"]]
     matrix = {
+        "schema": schema.VERSION,
         "name": name,
         "reference": reference,
+        "reference_status": next(row["status"] for row in rows if row["cell"] == reference),
         "best": best,
         "test_rows": len(next(iter(answered.values())).labels) if answered else 0,
         "host": json.loads(host.read_text("utf-8")),
+        "versions": versions(),
+        "data_sha256": sha256_tree(data),
         "batch_sizes": sorted({size for by_size in seconds.values() for size in by_size}),
         "batch_size": policy.batch_size,
         "confidence": compare.confidence,
         "margin": policy.margin,
         "rounds": max((len(values) for by_size in seconds.values() for values in by_size.values()), default=0),
+        "front": [cell for cell, by in dominating.items() if by == []],
         "cells": rows,
         "control": control(timing("control", reference, seconds, compare.confidence)),
         "eager": timing("eager", reference, seconds, compare.confidence),
@@ -244,15 +276,19 @@ def run(
             **champion_record.figures,
             **quality(champion_answers, answered.get(reference), classes, settings),
         },
+        "changed_rows": changed.rows(
+            answered, reference, classes, read_rows(data, "test", spec), TASKS[spec.task].shown
+        ),
     }
+    schema.check(matrix, "compare")
     (out / "matrix.json").write_text(json.dumps(matrix, indent=2, allow_nan=False) + "\n", "utf-8")
-    report.write_csv(matrix, out / "matrix.csv")
-    report.write_measured(matrix, out / "measured.csv")
+    csv.write_matrix(matrix, out / "matrix.csv")
+    csv.write_measured(matrix, out / "measured.csv")
+    (out / "matrix.md").write_text(markdown.page(matrix), "utf-8")
     shown = reference if reference in answered else best
     pairs = zip(answered[shown].labels, answered[shown].predictions, strict=True) if shown else ()
-    report.write_confusion([(classes[label], classes[answer]) for label, answer in pairs], out / "confusion.csv")
+    csv.write_confusion([(classes[label], classes[answer]) for label, answer in pairs], out / "confusion.csv")
     picture.draw(matrix, out / "matrix.png")
-    report.write_html(matrix, out / "matrix.png", out / "report.html")
 
     for row in rows:
         identity = {key: row[key] for key in ("variant", "target", "kind", "pass", "parent")}

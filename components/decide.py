@@ -11,14 +11,18 @@ first by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components import schema
+from components.hashing import sha256_file
 from components.params import Policy
+from components.report import page
 
 Row = Mapping[str, Any]
+ARTIFACTS = ("decision.json", "report.html")  # of the pipeline's tracked run
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,18 @@ def nearest_miss(missed: Mapping[str, list[Check]]) -> dict[str, Any] | None:
     return {"cell": cell, "rules": misses(measured[cell]), "reasons": [check.words for check in blocked]}
 
 
+def statuses(rows: Iterable[Row]) -> str:
+    """How many cells ended how, and why: "2 not measured (no CUDA device)"."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        told.setdefault(row["status"], []).append(row["reason"])
+    return "; ".join(
+        f"{len(why)} {status if status != 'ok' else 'not timed'}" + (f" ({', '.join(reasons)})" if reasons else "")
+        for status, why in told.items()
+        for reasons in [[reason for reason in dict.fromkeys(why) if reason]]
+    )
+
+
 def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any]) -> dict[str, Any]:
     """promote a cell, keep the champion, or none; with every cell's reasons."""
     rows: dict[str, Row] = {row["cell"]: row for row in matrix["cells"]}
@@ -174,7 +190,11 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
         words += f"; it is version {version}, the champion already" if action == "keep" else ""
     else:
         action, miss = "none", nearest_miss(missed)
-        words = "no cell meets the policy; " + (f"nearest: {miss['cell']}" if miss else "none was measured")
+        words = "no cell meets the policy; " + (
+            f"nearest: {miss['cell']}, blocked by {' and '.join(miss['rules'])} ({'; '.join(miss['reasons'])})"
+            if miss
+            else f"none was measured: {statuses(rows.values())}"
+        )
     if version is not None and matrix["champion"]["status"] != "ok":
         words += f"; the champion was not compared: {matrix['champion']['reason']}"
     if matrix["control"].get("speed_verdict", {}).get(str(policy.batch_size), "same") != "same":
@@ -186,6 +206,7 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
         "level": level,  # with the winner, by the objective
         "champion": dict(champion),
         "objective": policy.objective,
+        "policy": policy.model_dump(),
         "cells": {
             cell: {
                 "feasible": cell not in missed,
@@ -200,9 +221,12 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
 
 
 def run(policy: Policy, matrix: Path, champion: Path, out: Path) -> dict[str, Any]:
-    measured = json.loads((matrix / "matrix.json").read_text("utf-8"))
+    """decision.json, which names the matrix it is of, and report.html, which shows both."""
+    source = matrix / "matrix.json"
+    measured = schema.read(source, "`dvc repro compare` makes it")
     snapshot = json.loads(champion.read_text("utf-8"))
-    decision = decide(measured, policy, snapshot)
+    decision = decide(measured, policy, snapshot) | {"matrix_sha256": sha256_file(source)}
+    (out / "report.html").write_text(page.render(measured, decision), "utf-8")
     (out / "decision.json").write_text(json.dumps(decision, indent=2, allow_nan=False) + "\n", "utf-8")
     size = str(policy.batch_size)
     chosen = next(

@@ -1,4 +1,4 @@
-"""The matrix as a picture: accuracy against latency, what each cell weighs, and which cells nothing beats."""
+"""The matrix as a picture: accuracy against latency, what each cell weighs, and which cells are on the front."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ if TYPE_CHECKING:
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
 MARKERS = ["o", "s", "D", "^", "v", "P", "X", "h"]
 INK, FAINT, LIMIT = "#222222", "#9A9A9A", "#B00020"
-
-
-def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Cells (latency, accuracy) that no other beats in one without losing in the other, fastest first."""
-    front: list[str] = []
-    for cell in sorted(points, key=lambda name: (points[name][0], -points[name][1], name)):
-        if not front or points[cell][1] > points[front[-1]][1]:
-            front.append(cell)
-    return front
 
 
 def area(size_mb: float, largest_mb: float) -> float:
@@ -108,6 +99,7 @@ def draw(matrix: Mapping[str, Any], path: Path) -> None:
     largest = max(row["size_mb"] for row in rows)
     points = {row["cell"]: (row["latency_ms"][size], row["accuracy"] * 100) for row in rows}
     reference = next((row for row in rows if row["cell"] == matrix["reference"]), None)
+    front = matrix["front"]
     for row in sorted(rows, key=lambda row: (-row["size_mb"], row["cell"])):  # the small ones on top
         x, y = points[row["cell"]]
         ink = colour[row["variant"]]
@@ -122,7 +114,9 @@ def draw(matrix: Mapping[str, Any], path: Path) -> None:
             ]
             axes.errorbar(x, y, spread_y, spread_x, fmt="none", ecolor=ink, alpha=0.35, lw=1, zorder=2)
         look: dict[str, Any] = {"marker": marker[row["target"]], "alpha": 0.85, "ec": "white", "lw": 0.8}
-        axes.scatter(x, y, area(row["size_mb"], largest), ink, zorder=4, **look)
+        if row["cell"] not in front:
+            look |= {"facecolors": "none", "ec": ink, "lw": 1.2}
+        axes.scatter(x, y, area(row["size_mb"], largest), zorder=4, **{"facecolors": ink} | look)
     xs = [x for x, _ in points.values()]
     if max(xs) / min(xs) > 4:
         axes.set_xscale("log")
@@ -135,9 +129,6 @@ def draw(matrix: Mapping[str, Any], path: Path) -> None:
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, min(top, 100 + (100 - bottom) * 0.03))  # room for a marker at 100 %, not for more
 
-    front = pareto(points)
-    if len(front) > 1:
-        axes.plot(*zip(*(points[cell] for cell in front), strict=True), color=INK, lw=1, ls=(0, (4, 3)), zorder=3)
     limit = points[matrix["best"]][1] - matrix["margin"] * 100 if matrix["best"] in points else None
     if limit is not None:
         axes.axhspan(-100, limit, color=LIMIT, alpha=0.04, lw=0, zorder=0)
@@ -153,7 +144,8 @@ def draw(matrix: Mapping[str, Any], path: Path) -> None:
         legend.append(Line2D([], [], **round_points, markersize=dot, label=f"{largest * share:.2g} MB"))
     legend += [
         Line2D([], [], ls="", label=" "),
-        Line2D([], [], color=INK, lw=1, ls=(0, (4, 3)), label="nothing beats these"),
+        Line2D([], [], **round_points, markersize=7, label="on the front:\nnothing dominates these"),
+        Line2D([], [], ls="", marker="o", mfc="none", mec=FAINT, markersize=7, label="off it"),
         Line2D([], [], color=LIMIT, lw=0.8, alpha=0.7, label=f"best − {matrix['margin'] * 100:g} points"),
         Line2D([], [], color=FAINT, lw=1, label=f"{matrix['confidence']:.0%} interval\nto the reference"),
     ]

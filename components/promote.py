@@ -204,7 +204,7 @@ def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path,
         parts["card"], parts["licence"] = Path(scratch, "CARD.md"), Path(scratch, "LICENSE")
         parts["card"].write_text(model_card(name, row, measured, tags), "utf-8")
         parts["licence"].write_text(licence.read_text("utf-8") if licence else NO_LICENCE, "utf-8")
-        return tracking.register(name, LOADER, parts, card["spec"], tags)
+        return tracking.register(name, LOADER, parts, card["spec"], tags, matrix / "matrix.json")
 
 
 def model_card(name: str, row: Mapping[str, Any], matrix: Mapping[str, Any], tags: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@
     {"stage": "make", "item": "base", "pid": 1, "host": "...", "time": 0.0, "params": {...}}   first
     {"step": 3, "time": 0.0, "metrics": {"loss": 0.1}}                                         any number
     {"cell": "base/fp32", "params": {...}, "metrics": {...}, "tags": {...}}                      any number
-    {"status": "FINISHED", "time": 0.0, "metrics": {...}, "artifacts": ["path", ...]}           last
+    {"status": "FINISHED", "time": 0.0, "metrics": {...}, "artifacts": [path], "results": [path]}   last
 
 Beside them lies provenance.json, what the pipeline run started from: by the time it is tracked, that may have changed.
 """
@@ -18,7 +18,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,5 +163,6 @@ class Recorder:
         """One cell of the matrix, tracked as a run of its own."""
         self.write(cell=cell, params=dict(params), metrics=dict(metrics), tags=dict(tags))
 
-    def end(self, status: str, metrics: Mapping[str, float], artifacts: list[str]) -> None:
-        self.write(status=status, time=time.time(), metrics=dict(metrics), artifacts=artifacts)
+    def end(self, status: str, metrics: Mapping[str, float], artifacts: list[str], results: Sequence[str] = ()) -> None:
+        """`artifacts` go to the stage's run, `results` to the pipeline's, where a reader looks first."""
+        self.write(status=status, time=time.time(), metrics=dict(metrics), artifacts=artifacts, results=list(results))

@@ -131,9 +131,10 @@ class Drain:
 
     def _end(self, path: Path, known: FileState) -> None:
         line = [line for _, line in backlog.unread(path, 0)][-1]
-        for artifact in line.get("artifacts", []):
-            if (self.workspace / artifact).exists():
-                self.tracker.artifact(known.run_id, self.workspace / artifact)
+        for run_id, paths in ((known.run_id, "artifacts"), (self.parent, "results")):
+            for path_ in line.get(paths, []):
+                if (self.workspace / path_).exists():
+                    self.tracker.artifact(run_id, self.workspace / path_)
         self.tracker.end(known.run_id, line["status"], line["time"])
 
     def _cell(self, identity: str, line: Mapping[str, Any]) -> None:

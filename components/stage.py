@@ -180,7 +180,8 @@ def set_aside(aside: Path, out: Path, inputs: str) -> Path:
 
 def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
     """Run one stage from the workspace's root and put its outputs in place."""
-    run = importlib.import_module(f"components.{stage}").run
+    module = importlib.import_module(f"components.{stage}")
+    run = module.run
     out, metrics_path, curve_path = paths.pop("out", None), paths.pop("metrics", None), paths.pop("curve", None)
     values, plain = _arguments(run, item, {**paths, **({"out": out} if out else {})}, stage in ALWAYS)
     wanted = inspect.signature(run).parameters
@@ -226,7 +227,13 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
     finally:
         if recorder:
             flat = {name: value for name, value in flatten(metrics).items() if isinstance(value, int | float)}
-            recorder.end(status, flat, [str(metrics_path)] if metrics_path and status == "FINISHED" else [])
+            ended = status == "FINISHED"
+            recorder.end(
+                status,
+                flat,
+                [str(metrics_path)] if metrics_path and ended else [],
+                [str(out / name) for name in getattr(module, "ARTIFACTS", ())] if out and ended else [],
+            )
 
 
 def main(arguments: list[str]) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("temper")
 
+EVIDENCE = "evidence"  # folder of the run that registered a version
 SETTINGS = host.QUIET | {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -218,10 +219,13 @@ def follow(stop: threading.Event, seconds: float = 2.0, root: Path = record.ROOT
 # --- builds to registered versions -----------------------------------------------------------------
 
 
-def register(name: str, loader: Path, parts: Mapping[str, Path], spec: Mapping[str, Any], tags: dict[str, str]) -> int:
+def register(
+    name: str, loader: Path, parts: Mapping[str, Path], spec: Mapping[str, Any], tags: dict[str, str], matrix: Path
+) -> int:
     """Store a build as a pyfunc model from code (no pickle) and register it; returns the version's number.
 
-    `parts` are the files that ship: model, build, card, licence. The version is made with its tags in one
+    `parts` are the files that ship: model, build, card, licence. `matrix` is kept with the run, not in the model, as
+    it shows rows of the test data; the version's tag `matrix` says where. The version is made with its tags in one
     step, so one with a digest is complete.
     """
     tracker = client()
@@ -245,6 +249,8 @@ def register(name: str, loader: Path, parts: Mapping[str, Path], spec: Mapping[s
         if parent := experiment.find("temper.record", tags["pipeline_run"]):
             fixed["mlflow.parentRunId"] = parent
         run_id = experiment.create("promote", fixed, None)
+        tracker.log_artifact(run_id, str(matrix), EVIDENCE)
+        tags = {**tags, "matrix": f"runs:/{run_id}/{EVIDENCE}/{matrix.name}"}
         mlflow.set_experiment(experiment_id=experiment.id)
         with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(

@@ -72,13 +72,25 @@ def status(preset: Preset = None) -> None:
 
 
 @app.command()
-def matrix(preset: Preset = None) -> None:
-    """The last matrix: every cell with accuracy, verdict, size, latency and speed-up, and what was chosen."""
+def matrix(
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="A registered version (3), an alias (champion) or a git revision (HEAD~1)."),
+    ] = None,
+    preset: Preset = None,
+) -> None:
+    """The last matrix: every cell with accuracy, verdict, size, latency and speed-up, and what was chosen.
+
+    With --against, what changed since: each cell then and now, and loudly what cannot be compared.
+    """
     with reported():
         enter(preset, fresh=False)
-        from temper.matrix import show
+        from temper import matrix as command
 
-        show(console())
+        if against is None:
+            command.show(console())
+        else:
+            command.against(console(), against)
 
 
 @app.command()

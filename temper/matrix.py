@@ -1,8 +1,9 @@
-"""`temper matrix`: the last matrix, what was chosen and why."""
+"""`temper matrix`: the last matrix, what was chosen and why; or what changed in it since another."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,92 @@ from components.errors import TemperError
 from temper import workspace
 
 MATRIX, DECISION = Path("work/matrix/matrix.json"), Path("work/decision/decision.json")
+REPORT = Path("work/decision/report.html")
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
+def read() -> dict[str, Any]:
+    """The matrix of this workspace. Raises TemperError if there is none, or one of another schema version."""
+    from components import schema
+
+    return schema.read(MATRIX, f"`{workspace.command('run')}` makes it")
+
+
+def read_decision() -> dict[str, Any] | None:
+    """The decision, or None if there is none yet. Raises TemperError for one that is not of this matrix."""
+    from components.hashing import sha256_file
+
+    if not DECISION.exists():
+        return None
+    try:
+        decision: dict[str, Any] = json.loads(DECISION.read_text("utf-8"))
+    except ValueError as error:
+        raise TemperError(f"{DECISION}: is no JSON: {error}; `dvc repro decide` makes it anew") from None
+    if MATRIX.exists() and decision.get("matrix_sha256") != sha256_file(MATRIX):
+        raise TemperError(f"{DECISION}: was not made of {MATRIX} as it is now; `dvc repro decide` decides anew")
+    return decision
 
 
 def show(console: Console) -> None:
     """Print the table and the decision. Raises TemperError if there is no matrix yet."""
-    from components import report
+    from components.report import terminal
 
-    matrix, decision = read(MATRIX), read(DECISION)
-    if matrix is None:
-        raise TemperError(f"there is no matrix yet; `{workspace.command('run')}` makes it")
-    console.print(report.table(matrix, decision))
+    matrix, decision, stale = read(), None, ""
+    try:
+        decision = read_decision()
+    except TemperError as error:
+        stale = str(error)
+    console.print(terminal.table(matrix, decision, console.width))
     if decision is not None:
         console.print(Text.assemble(("decision: ", "bold"), f"{decision['action']}: {decision.get('reason', '')}"))
         for cell in decision["failed"]:
             reason = next((row["reason"] for row in matrix["cells"] if row["cell"] == cell), "")
             console.print(Text(f"failed: {cell}: {reason}", style="bold red"))
-    console.print(Text("pictures and details: work/matrix/report.html", style="dim"))
+        console.print(Text(f"pictures and details: {REPORT}", style="dim"))
+    if stale:
+        console.print(Text(f"no decision is shown: {stale}", style="bold yellow"))
     console.print(
         Text(f"why each cell may or may not be promoted: {workspace.command('promote --dry-run')}", style="dim")
     )
+
+
+def against(console: Console, other: str) -> None:
+    """Print what changed since a registered version (number or alias) or a git revision."""
+    from components.report import changes
+
+    now = read()
+    since, then = _then(other)
+    console.print(changes.table(then, now, since, console.width))
+
+
+def _then(other: str) -> tuple[str, dict[str, Any]]:
+    """(what it is called, its matrix)."""
+    from components import params, registry, schema
+
+    name = params.load().name
+    number = int(other) if other.isdigit() else registry.registered(name).aliases.get(other)
+    if number is not None:
+        since = f"version {number} of {name}"
+        text = _registered(name, number, since)
+        return since, schema.parse(text, f"the matrix of {since}", "compare with a newer version")
+    from flows import revision
+
+    commit, text = revision.matrix_text(other)
+    since = f"{other} ({commit[:12]})" if not commit.startswith(other) else commit[:12]
+    return since, schema.parse(text, f"the matrix of {since}", "compare with a newer revision")
+
+
+def _registered(name: str, number: int, since: str) -> str:
+    """The text of the matrix that a version was registered with."""
+    from components import registry, tracking
+
+    version = registry.version(name, number)
+    if version is None:
+        known = registry.registered(name).aliases
+        told = ", ".join(f"{alias} is {at}" for alias, at in known.items()) or "none is registered yet"
+        raise TemperError(f"{name} has no version {number} ({told}); a git revision may be named too")
+    if (kept := version.tags.get("matrix")) is None:
+        commit = version.tags.get("git.commit")
+        instead = f"; its git commit may have it: `temper matrix --against {commit[:12]}`" if commit else ""
+        raise TemperError(f"{since} was registered before matrices were kept with versions{instead}")
+    with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
+        return tracking.download(kept, Path(scratch)).read_text("utf-8")

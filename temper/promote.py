@@ -30,7 +30,7 @@ def promote(dry_run: bool, again: bool) -> None:
     from components import promote as stage
 
     name = params.load().name
-    decision = matrix.read(matrix.DECISION)
+    decision = matrix.read_decision()
     if decision is None:
         raise TemperError(f"there is no decision yet; `{workspace.command('run')}` makes it")
     work = Path("work")

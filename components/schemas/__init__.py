@@ -47,6 +47,11 @@ class Schema(Protocol):
         """128 bits of a hash of each row's inputs, as two uint64 (n, 2); equal inputs have equal ones."""
         ...
 
+    def shown(self, inputs: Mapping[str, np.ndarray], numbers: np.ndarray) -> list[str]:
+        """These rows of `inputs` for people: text as it is, an image as a `data:image/png` URI. Needs all rows, since
+        an image's grey runs from the least to the greatest value of all."""
+        ...
+
     def statistics(self, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
         """What preprocessing needs to know of the training split."""
         ...

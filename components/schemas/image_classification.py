@@ -24,6 +24,28 @@ if TYPE_CHECKING:
 PIXELS = 4 << 20  # in memory at once, in each of several arrays of eight bytes a pixel
 
 
+def shown(inputs: Mapping[str, np.ndarray], numbers: np.ndarray) -> list[str]:
+    """PNG data URIs of raw images (n, height, width[, channels]), from black at the least value of all to white."""
+    import base64
+    import io
+
+    from PIL import Image
+
+    images = inputs["image"]
+    low, high = (float(images.min()), float(images.max())) if len(images) else (0.0, 1.0)
+    uris = []
+    for number in numbers:
+        pixels = np.rint((images[number] - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        if pixels.ndim == 3 and pixels.shape[2] != 3:  # one channel, or more than a screen has
+            pixels = pixels[:, :, 0]
+        picture = Image.fromarray(pixels)
+        picture.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+        file = io.BytesIO()
+        picture.save(file, "PNG", optimize=True)
+        uris.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+    return uris
+
+
 def statistics(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
     """Mean and standard deviation per channel of raw training images (n, height, width[, channels]).
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
@@ -13,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
-from components import answers, assemble, benchmark, compare, evaluate, params, picture, report, runtime
+from components import answers, assemble, benchmark, compare, evaluate, params, runtime
 from components.cell import Record
 from components.data import Spec
 from components.decide import decide
 from components.errors import TemperError
+from components.report import terminal
 
 HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "onnxruntime": ["cpu"], "tensorrt": None}
 EVIL = "<script>alert(1)</script> [bold]"
@@ -168,7 +166,7 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
 
     again, _ = run_compare(loaded, work, "again")
     assert again == matrix
-    for name in ("matrix.json", "matrix.csv", "confusion.csv", "matrix.png", "report.html"):
+    for name in ("matrix.json", "matrix.csv", "confusion.csv", "matrix.png", "matrix.md"):
         assert (work / "again" / name).read_bytes() == (work / "matrix" / name).read_bytes(), name
     with (work / "matrix/measured.csv").open(newline="", encoding="utf-8") as file:
         assert [row["cell"] for row in csv.DictReader(file)] == [
@@ -177,11 +175,6 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
     with (work / "matrix/matrix.csv").open(newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 10
     assert (work / "matrix/confusion.csv").read_text("utf-8").count("\n") == 121
-
-    page = (work / "matrix/report.html").read_text("utf-8")
-    assert EVIL not in page
-    assert "&lt;script&gt;" in page
-    assert base64.b64encode((work / "matrix/matrix.png").read_bytes()).decode() in page
 
     text = printed(matrix, None)
     assert EVIL in text.replace("\n", " ")  # rich takes no markup from it either
@@ -192,7 +185,7 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
 
 def printed(matrix: dict[str, Any], decision: dict[str, Any] | None, width: int = 120) -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(report.table(matrix, decision))
+    console.print(terminal.table(matrix, decision, width))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, text.splitlines())) <= width
     return text
@@ -289,50 +282,3 @@ def test_turns_visit_every_cell_once_a_round_and_leave_the_warm_up_out() -> None
     assert {turn["calls"] for turn in rounds} == {1}
     assert len(called) == 3 * (1 + 3) + 9 * 3 * 2  # warm-up, then a call that does not count and one that does
     assert len({tuple(turn["cell"] for turn in rounds if turn["round"] == n) for n in range(9)}) > 1
-
-
-axis = st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0])
-points = st.dictionaries(st.text("abc", min_size=1), st.tuples(axis, axis), max_size=12)
-
-
-@given(points)
-def test_the_front_is_what_nothing_beats(cells: dict[str, tuple[float, float]]) -> None:
-    front = picture.pareto(cells)
-    for cell, (latency, accuracy) in cells.items():
-        beaten = any(
-            (x <= latency and y >= accuracy) and (x, y) != (latency, accuracy)
-            for other, (x, y) in cells.items()
-            if other != cell
-        )
-        assert beaten or (latency, accuracy) in [cells[name] for name in front]
-        assert not (beaten and cell in front)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "verdict", "words"),
-    [(0.99, 1.01, "same", "Noise: 1.0%."), (0.8, 1.1, "same", "was busy"), (1.03, 1.1, "faster", "do not trust")],
-)
-def test_the_control_says_what_the_speeds_are_worth(low: float, high: float, verdict: str, words: str) -> None:
-    timed = {"speedup": {"1": [(low + high) / 2, low, high]}, "speed_verdict": {"1": verdict}}
-    said = report.control_words({"control": compare.control(timed)})
-    assert words in said
-    assert ("quiet" in said) == (words != "Noise: 1.0%.")
-
-
-@pytest.mark.parametrize(
-    ("figures", "words"),
-    [
-        ({"float_nodes": {"Gemm": 3}, "integer_nodes": {}, "half_nodes": {}, "cast_nodes": 0}, ""),
-        ({"float_nodes": {"MatMul": 2, "Gemm": 1}, "cast_nodes": 5}, "0 of 3 layers in half precision, 5 casts"),
-        ({"integer_nodes": {"QGemm": 4}, "float_nodes": {"MatMul": 2}}, "4 layers in integers, 2 in floats"),
-        ({"integer_nodes": {"gemm": 4}}, "4 layers in integers"),
-        ({"cuda_nodes": {"Conv": 2}, "cpu_nodes": {"Shape": 1}}, "1 nodes on the processor, 2 on CUDA"),
-    ],
-)
-def test_the_page_says_in_what_a_build_multiplies(figures: dict[str, Any], words: str) -> None:
-    assert report.kernel_words({**dict.fromkeys(compare.KERNELS), **figures}) == words
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")])
-def test_figures_are_short_and_plain(value: float, text: str) -> None:
-    assert report.figure(value) == text

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from components import compare
 from components.decide import decide, run
+from components.errors import TemperError
+from components.hashing import sha256_file
 from components.params import Bounds, Policy
+from tests.components.matrices import matrix as whole_matrix
 
 NOBODY: dict[str, Any] = {"version": None, "digest": None}
 
@@ -209,12 +212,16 @@ def test_the_nearest_miss_names_the_bound() -> None:
     assert decision["nearest_miss"]["rules"] == ["policy.bounds.latency_ms"]
     assert decision["nearest_miss"]["reasons"] == ["1.1 ms at batch 1: over the bound of 1 ms"]
     assert decision["failed"] == ["c/fp32"]
+    words = "b/fp32, blocked by policy.bounds.latency_ms (1.1 ms at batch 1: over the bound of 1 ms)"
+    assert decision["reason"] == f"no cell meets the policy; nearest: {words}"
 
 
 def test_nothing_measured_is_an_answer_too() -> None:
     decision = decide(matrix(off("a/fp32", "refused"), off("b/fp32", "not measured")), policy(), NOBODY)
     assert (decision["action"], decision["nearest_miss"], decision["failed"]) == ("none", None, [])
     assert decision["cells"]["a/fp32"]["reasons"] == ["refused: because"]
+    words = "no cell meets the policy; none was measured: 1 refused (because); 1 not measured (because)"
+    assert decision["reason"] == words
 
 
 @pytest.mark.parametrize(
@@ -287,10 +294,19 @@ def test_the_winner_keeps_the_policy_and_the_order_does_not_matter(
     }
 
 
-def test_the_stage_writes_the_decision(tmp_path: Path) -> None:
-    (tmp_path / "matrix.json").write_text(json.dumps(matrix(row("base/fp32"))), "utf-8")
+def test_the_stage_writes_the_decision_and_the_page(tmp_path: Path) -> None:
+    source, out = tmp_path / "matrix.json", tmp_path / "out"
+    source.write_text(json.dumps(whole_matrix()), "utf-8")
     (tmp_path / "champion.json").write_text(json.dumps(NOBODY), "utf-8")
-    metrics = run(policy(), tmp_path, tmp_path / "champion.json", tmp_path)
-    chosen = {"accuracy": 0.9, "latency_ms": 1.0, "size_mb": 1.0, "speedup": 1.0}
-    assert metrics == {**{f"chosen_{k}": v for k, v in chosen.items()}, "feasible_cells": 1, "failed_cells": 0}
-    assert json.loads((tmp_path / "decision.json").read_text("utf-8"))["champion"] == NOBODY
+    out.mkdir()
+    metrics = run(policy(), tmp_path, tmp_path / "champion.json", out)
+    chosen = next(cell for cell in whole_matrix()["cells"] if cell["cell"] == "compact/fp32")
+    assert metrics["chosen_accuracy"] == chosen["accuracy"]
+    assert metrics["chosen_speedup"] == chosen["speedup"]["1"][0]
+    assert (metrics["feasible_cells"], metrics["failed_cells"]) == (14, 1)
+    decision = json.loads((out / "decision.json").read_text("utf-8"))
+    assert (decision["champion"], decision["matrix_sha256"]) == (NOBODY, sha256_file(source))
+    assert decision["reason"] in (out / "report.html").read_text("utf-8")
+    source.write_text(json.dumps(whole_matrix() | {"schema": 0}), "utf-8")
+    with pytest.raises(TemperError, match="schema version"):
+        run(policy(), tmp_path, tmp_path / "champion.json", out)

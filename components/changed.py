@@ -1,0 +1,57 @@
+"""The test rows whose answers compression changed most, with what they show: where to look before promoting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from components.answers import Answers
+from components.data import Rows
+
+MOST = 20
+
+
+def shares(logits: np.ndarray) -> np.ndarray:
+    """Softmax of logits (rows, classes), float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    divided: np.ndarray = powers / powers.sum(1, keepdims=True)
+    return divided
+
+
+def rows(
+    answered: Mapping[str, Answers],
+    reference: str,
+    classes: list[str],
+    asked: Rows,
+    shown: Callable[[Mapping[str, np.ndarray], np.ndarray], list[str]],
+) -> list[dict[str, Any]]:
+    """At most MOST rows that a cell answers otherwise than the reference, those of most cells first.
+
+    Among rows of as many cells: those in which the reference's answer lost most probability over all cells.
+    `shown` is the task's: (inputs, row numbers) to what a page shows of them. All cells answered `asked`, in order.
+    """
+    others = {cell: answers for cell, answers in answered.items() if cell != reference}
+    if reference not in answered or not others:
+        return []
+    base = answered[reference]
+    number = np.arange(len(base.labels))
+    flips = sum((answers.predictions != base.predictions).astype(int) for answers in others.values())
+    was = shares(base.logits)[number, base.predictions]
+    lost = sum(was - shares(answers.logits)[number, base.predictions] for answers in others.values())
+    worst = np.lexsort((base.row_id, -np.asarray(lost), -np.asarray(flips)))[:MOST]
+    worst = worst[np.asarray(flips)[worst] > 0]
+    where = {str(row_id): at for at, row_id in enumerate(asked.row_id)}
+    inputs = shown(asked.inputs, np.array([where[str(base.row_id[row])] for row in worst], dtype=np.int64))
+    return [
+        {
+            "row_id": str(base.row_id[row]),
+            "label": classes[base.labels[row]],
+            "reference": classes[base.predictions[row]],
+            "cells": {cell: classes[answers.predictions[row]] for cell, answers in others.items()},
+            "flips": int(np.asarray(flips)[row]),
+            "input": shows,
+        }
+        for row, shows in zip(worst, inputs, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""The matrix for people, one file a medium; `words` is what they share."""

@@ -1,0 +1,182 @@
+"""What the matrix says, in words that every form of the report shares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from components.proof import SAME_SPEED
+
+Row = Mapping[str, Any]
+LOUD = 0.1  # noise from which a reader should know that the machine was not quiet
+FRONT = (
+    "On the front: no other cell is at least as accurate, at least as small and as fast, and better in one of these. "
+    "Latency compares by paired verdicts, not by medians: what cannot be told apart counts as equally fast."
+)
+HOW_TO_READ = (
+    "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
+    "and verdict against a margin of {margin:g} points. Latency: median over {rounds} interleaved rounds; how many "
+    "times as fast as {reference}, with its {confidence:.0%} interval; within {same:.0%} it reads same."
+)
+
+
+def reading(matrix: Mapping[str, Any]) -> str:
+    return HOW_TO_READ.format(
+        reference=matrix["reference"],
+        rows=matrix["test_rows"],
+        confidence=matrix["confidence"],
+        margin=matrix["margin"] * 100,
+        rounds=matrix["rounds"],
+        same=SAME_SPEED,
+    )
+
+
+def points(difference: float, *ends: float) -> str:
+    """A difference of shares in points, with its interval: -0.3 [-1.2, +0.5]; never minus zero."""
+    first, *rest = (f"{round(value * 100, 1) + 0.0:+.1f}" for value in (difference, *ends))
+    return f"{first} [{', '.join(rest)}]" if rest else first
+
+
+def accuracy_lines(row: Row, reference: str) -> tuple[str, str]:
+    """(accuracy and verdict, difference and interval; what it takes to tell)"""
+    if row["accuracy"] is None:
+        return "", ""
+    first = f"{row['accuracy'] * 100:.1f} %"
+    if row.get("cell") == reference:
+        return first, "the reference"
+    if row["accuracy_difference"] is None:
+        return first, ""
+    needed = f"\nneeds {row['rows_needed']:,} rows" if row["rows_needed"] else ""
+    return f"{first} {row['verdict']}", points(
+        *(row[f"accuracy_{key}"] for key in ("difference", "low", "high"))
+    ) + needed
+
+
+def figure(value: float) -> str:
+    """Three digits that matter, never as 1e-05."""
+    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f}"
+
+
+def ratio(value: float, *ends: float) -> str:
+    """1.92x [1.90, 1.95]: two decimals below 10, one below 100, none above."""
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    interval = f" [{', '.join(f'{end:.{digits}f}' for end in ends)}]" if ends else ""
+    return f"{value:.{digits}f}x{interval}"
+
+
+def speed_lines(row: Row, size: str, reference: str) -> tuple[str, str]:
+    """(latency, ratio to the reference and interval) at one batch size"""
+    if size not in row["latency_ms"]:
+        return "", ""
+    latency = f"{figure(row['latency_ms'][size])} ms"
+    if size not in row["speedup"] or row.get("cell") == reference:
+        return latency, ""
+    return latency, ratio(*row["speedup"][size])
+
+
+def calls_words(row: Row, size: str) -> str:
+    """What single calls took at their worst, and rows a second."""
+    calls = (row.get("latency") or {}).get(size)
+    if not calls:
+        return ""
+    told = [f"{name} {figure(calls[f'{name}_ms'])}" for name in ("p95", "p99") if calls.get(f"{name}_ms") is not None]
+    rows = f"{calls['rows_per_s']:,.0f} rows/s" if calls.get("rows_per_s") is not None else ""
+    return "; ".join(filter(None, [", ".join(told) + (" ms" if told else ""), rows]))
+
+
+def energy_words(matrix: Mapping[str, Any]) -> str:
+    energy = matrix.get("energy") or {"counter": None, "reason": "no counter was looked for"}
+    if energy["counter"]:
+        return f"Energy: read from {energy['counter']}."
+    return f"Energy: not measured, {energy['reason']}."
+
+
+def integer_words(row: Row) -> str:
+    """The certificate in one line: what share really ran in integers. Empty if the build claims no INT8."""
+    certificate = row.get("certificate")
+    if not certificate:
+        return ""
+    shares = {"of multiply-adds": "integer_multiply_add_share", "of time": "integer_time_share"}
+    told = [f"{certificate[key]:.0%} {what}" for what, key in shares.items() if certificate[key] is not None]
+    return (", ".join(told) or "no share") + " in integer kernels"
+
+
+def kernel_words(row: Row) -> str:
+    """In what a build multiplies, where it is not plain float32: why it may be slower than it looks."""
+    integer, floats, halves, casts = (row.get(f"{key}_nodes") for key in ("integer", "float", "half", "cast"))
+    left = row.get("cpu_nodes")
+    if left is not None:
+        return f"{sum(left.values())} nodes on the processor, {sum(row['cuda_nodes'].values())} on CUDA"
+    if integer:
+        others = f", {sum(floats.values())} in floats" if floats is not None else ""
+        return f"{sum(integer.values())} layers in integers{others}"
+    if casts and floats is not None:
+        return f"{sum((halves or {}).values())} of {sum(floats.values())} layers in half precision, {casts} casts"
+    return ""
+
+
+def size_lines(row: Row, reference: Row | None) -> tuple[str, str]:
+    if row["size_mb"] is None:
+        return "", ""
+    times = reference["size_mb"] / row["size_mb"] if reference and reference["size_mb"] else None
+    return figure(row["size_mb"]), f"{times:.1f}x smaller" if times and times > 1.05 else ""
+
+
+def reference_row(matrix: Mapping[str, Any]) -> Row | None:
+    return next((row for row in matrix["cells"] if row["cell"] == matrix["reference"]), None)
+
+
+def reasons(matrix: Mapping[str, Any]) -> dict[str, int]:
+    """Every reason a cell is not ok, numbered; cells often share one."""
+    told = dict.fromkeys(row["reason"] for row in matrix["cells"] if row["status"] != "ok")
+    return {reason: number for number, reason in enumerate(told, 1)}
+
+
+def control_words(matrix: Mapping[str, Any]) -> str:
+    """What the A/A control says of every speed in the table."""
+    control = matrix["control"]
+    if not control["speedup"]:
+        return "No A/A control: the reference was not measured."
+    parts = [
+        f"batch {size} {times:.3f}x [{low:.3f}, {high:.3f}] {control['speed_verdict'][size]}"
+        for size, (times, low, high) in control["speedup"].items()
+    ]
+    noise = max(control["noise"].values())
+    words = f"Control, the reference against its own copy: {', '.join(parts)}. Noise: {noise:.1%}."
+    if any(verdict != "same" for verdict in control["speed_verdict"].values()):
+        words += " It must read same: do not trust the speeds, measure again on a quiet machine."
+    elif noise > LOUD:
+        words += " The machine was busy: measure again when it is quiet."
+    return words
+
+
+def on_front(row: Row) -> bool:
+    """Whether nothing dominates the cell; a list is empty for it, and None where nothing was measured."""
+    return bool(row["dominated_by"] == [])
+
+
+def front_words(matrix: Mapping[str, Any]) -> str:
+    """Which cells are on the front; in words where none is."""
+    if matrix["front"]:
+        return f"The front: {', '.join(matrix['front'])}. {FRONT}"
+    counts = Counter(row["status"] for row in matrix["cells"])
+    told = ", ".join(f"{count} {'not timed' if status == 'ok' else status}" for status, count in counts.items())
+    return f"No cell is on the front, as none was measured in full: of {len(matrix['cells'])} cells, {told}."
+
+
+def standing(cell: str, decision: Mapping[str, Any]) -> str:
+    """Why a cell with a better figure may not be the chosen one; the decision's own words tell the rest."""
+    if cell in decision.get("level", []):
+        return "level"
+    broken = decision.get("cells", {}).get(cell, {}).get("misses", [])
+    if not broken:
+        return ""
+    # "misses margin" for policy.margin: what is said under a cell's name widens its column.
+    return "not eligible" if broken[0] == "status" else f"misses {broken[0].rpartition('.')[2]}"
+
+
+def notes(matrix: Mapping[str, Any]) -> list[str]:
+    """How to read the matrix, and what its speeds are worth."""
+    return [reading(matrix), front_words(matrix), control_words(matrix), energy_words(matrix)]
