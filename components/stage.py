@@ -4,7 +4,7 @@ A stage is `components/<verb>.py` with `run(...) -> metrics`. The signature is t
 named after a section of params.yaml gets that section (`variant` the entry of the stage's item), `item`
 the item, `log` and `cell` the recorder's methods, `previous` the last output if there is one, and a Path
 the path given under its name on the command line. It reads only what it is given, writes only below
-`out` and returns its metrics.
+`out` and returns its metrics. ARTIFACTS, if the file has it, names what of `out` the tracked pipeline run shows.
 
 Here: params, threads, the machine lock, the tracked record, metrics.json, and `out` made aside and renamed
 when complete. A killed stage leaves its folder aside; the next run with the same inputs resumes from it.

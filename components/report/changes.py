@@ -44,6 +44,8 @@ def warnings(then: Matrix, now: Matrix) -> list[str]:
 
 def notes(then: Matrix, now: Matrix) -> list[str]:
     """What to keep in mind where a comparison is allowed."""
+    if then == now:
+        return ["It is the very same matrix."]
     noise = [max((m["control"].get("noise") or {"": 0.0}).values()) for m in (then, now)]
     versions = [
         f"{name} {then['versions'].get(name, 'none')} → {now['versions'].get(name, 'none')}"

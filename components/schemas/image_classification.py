@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+LARGEST_SHOWN = 96  # pixels of a side: twenty of them stay a small part of a page
 PIXELS = 4 << 20  # in memory at once, in each of several arrays of eight bytes a pixel
 
 
@@ -31,11 +32,11 @@ def shown(inputs: Mapping[str, np.ndarray], numbers: np.ndarray) -> list[str]:
 
     from PIL import Image
 
-    images = inputs["image"]
-    low, high = (float(images.min()), float(images.max())) if len(images) else (0.0, 1.0)
+    raw = inputs["image"]
+    low, high = (float(raw.min()), float(raw.max())) if len(raw) else (0.0, 1.0)
     uris = []
     for number in numbers:
-        pixels = np.rint((images[number] - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        pixels = np.rint((raw[number] - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
         if pixels.ndim == 3 and pixels.shape[2] != 3:  # one channel, or more than a screen has
             pixels = pixels[:, :, 0]
         picture = Image.fromarray(pixels)

@@ -43,6 +43,16 @@ def promoted(tracked: Path, make_build: Callable[..., str], decide: Callable[...
     return digest
 
 
+def test_a_version_keeps_the_matrix_it_was_chosen_from_but_not_in_the_model(promoted: str, tmp_path: Path) -> None:
+    version = registry.version("digits", 1)
+    assert version is not None
+    kept = tracking.download(version.tags["matrix"], tmp_path)
+    assert kept.read_bytes() == Path("work/matrix/matrix.json").read_bytes()
+    folder = registry.files(version.source)
+    assert folder is not None
+    assert not list(folder.rglob("matrix.json"))  # it shows rows of the test data; the model is given away
+
+
 CLIENT = """
 import json, sys, mlflow, numpy as np
 model = mlflow.pyfunc.load_model("models:/digits@champion")

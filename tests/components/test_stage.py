@@ -21,6 +21,8 @@ COUNT = """
 import time
 from pathlib import Path
 
+ARTIFACTS = ("seed",)
+
 def run(seed, log, previous, out: Path):
     done = out / "done"
     start = int(done.read_text()) if done.exists() else 0
@@ -85,6 +87,7 @@ def test_a_stopped_stage_is_killed_not_failed_and_resumes_with_its_whole_curve(w
     process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert records(workspace)[-1]["status"] == "KILLED"
+    assert records(workspace)[-1]["results"] == []
     assert not (workspace / "work/count").exists()
 
     (workspace / "hold").unlink()
@@ -92,7 +95,12 @@ def test_a_stopped_stage_is_killed_not_failed_and_resumes_with_its_whole_curve(w
     assert json.loads((workspace / "work/count.json").read_text()) == {"steps": 5}
     with (workspace / "work/count.csv").open(newline="") as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(10))
-    assert records(workspace)[-1]["status"] == "FINISHED"
+    last = records(workspace)[-1]
+    assert (last["status"], last["artifacts"], last["results"]) == (
+        "FINISHED",
+        ["work/count.json"],
+        ["work/count/seed"],
+    )
     assert not (workspace / "work/aside/count").exists()
 
 

@@ -50,14 +50,15 @@ def test_records_become_a_tree_of_runs(recorder: Recorder) -> None:
     digest = {"digest": "abc", "variant": "base", "target": "fp32", "status": "ok"}
     recorder.cell("base/fp32", {"kind": "onnx_fp32"}, {"accuracy": 0.9, "latency_ms": 0.1}, digest)
     Path("metrics.json").write_text("{}", "utf-8")
-    recorder.end("FINISHED", {"accuracy": 0.9}, ["metrics.json", "gone.json"])
+    Path("report.html").write_text("<!doctype html>", "utf-8")
+    recorder.end("FINISHED", {"accuracy": 0.9}, ["metrics.json", "gone.json"], ["report.html", "gone.html"])
     assert tracking.drain() == 3
     assert tracking.drain() == 0
 
     client = tracking.client()
     parent, stage, cell = only(kind="pipeline"), only(kind="stage"), only(kind="cell")
     assert parent.data.tags["pipeline_run"] == RUN and parent.info.status == "RUNNING"
-    assert [entry.path for entry in client.list_artifacts(parent.info.run_id)] == ["params.yaml"]
+    assert [entry.path for entry in client.list_artifacts(parent.info.run_id)] == ["params.yaml", "report.html"]
     assert {run.data.tags["mlflow.parentRunId"] for run in (stage, cell)} == {parent.info.run_id}
     assert stage.info.run_name == "make@base" and stage.info.status == "FINISHED"
     assert stage.data.params == {"variant.fit.epochs": "2", "seed": "0"}

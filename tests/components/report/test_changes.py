@@ -79,3 +79,8 @@ def test_what_cannot_be_compared_is_loud_and_not_computed(
 def test_other_versions_are_told() -> None:
     now = changed() | {"versions": {"python": "3.11.2", "onnxruntime": "1.33.0"}}
     assert "Other versions: onnxruntime 1.32.0 → 1.33.0." in printed(matrix(), now)
+
+
+def test_the_same_matrix_is_said_to_be_so() -> None:
+    assert "It is the very same matrix." in printed(matrix(), matrix())
+    assert "It is the very same matrix." not in printed(matrix(), changed())

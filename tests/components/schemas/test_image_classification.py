@@ -1,3 +1,4 @@
+import base64
 import io
 from typing import Any
 
@@ -138,3 +139,21 @@ def test_large_pictures_are_looked_at_a_few_at_a_time(monkeypatch: pytest.Monkey
     assert task.features(table, encoded()).equals(whole[0])
     assert task.read(table.slice(0, 5), encoded())[0]["image"].tolist() == whole[1].tolist()
     assert max(most) == 2
+
+
+@pytest.mark.parametrize(("shape", "mode"), [((8, 6), "L"), ((8, 6, 1), "L"), ((8, 6, 3), "RGB"), ((8, 6, 5), "L")])
+def test_raw_images_are_shown_pixel_by_pixel(shape: tuple[int, ...], mode: str) -> None:
+    raw = np.random.default_rng(0).uniform(-3, 12, (4, *shape)).astype(np.float32)
+    raw[0].flat[0], raw[1].flat[0] = -3, 12  # black and white are of all images, not of one
+    (uri,) = task.shown({"image": raw}, np.array([1]))
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+    assert (picture.mode, picture.size) == (mode, (6, 8))
+    assert np.ravel(np.asarray(picture))[0] == 255
+    wanted = raw[1] if mode == "RGB" or len(shape) == 2 else raw[1, :, :, 0]
+    assert np.abs(np.asarray(picture) - (wanted + 3) * 17).max() <= 0.51
+
+
+def test_large_and_flat_images_are_shown_too() -> None:
+    (uri,) = task.shown({"image": np.full((1, 300, 200), 7.0)}, np.array([0]))
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert picture.size == (64, 96)
