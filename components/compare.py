@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from components import answers, changed, front, picture, proof, runtime, schema
+from components import answers, changed, front, matrix_json, picture, proof, runtime
 from components.answers import Answers
 from components.cell import Record
 from components.data import Spec, read_rows
@@ -25,7 +25,7 @@ from components.errors import TemperError
 from components.hashing import sha256_tree
 from components.params import Compare, OnnxFp32, Policy, Target, Variant
 from components.report import csv, markdown
-from components.tasks import TASKS
+from components.schemas import SCHEMAS
 
 # Figures of a build that say in what it multiplies.
 KERNELS = ("integer_nodes", "float_nodes", "half_nodes", "cast_nodes", "cuda_nodes", "cpu_nodes")
@@ -252,7 +252,7 @@ def run(
     for row in rows:
         row["dominated_by"] = dominating[row["cell"]]
     matrix = {
-        "schema": schema.VERSION,
+        "schema": matrix_json.VERSION,
         "name": name,
         "reference": reference,
         "reference_status": next(row["status"] for row in rows if row["cell"] == reference),
@@ -277,10 +277,10 @@ def run(
             **quality(champion_answers, answered.get(reference), classes, settings),
         },
         "changed_rows": changed.rows(
-            answered, reference, classes, read_rows(data, "test", spec), TASKS[spec.task].shown
+            answered, reference, classes, read_rows(data, "test", spec), SCHEMAS[spec.task].shown
         ),
     }
-    schema.check(matrix, "compare")
+    matrix_json.check(matrix, "compare")
     (out / "matrix.json").write_text(json.dumps(matrix, indent=2, allow_nan=False) + "\n", "utf-8")
     csv.write_matrix(matrix, out / "matrix.csv")
     csv.write_measured(matrix, out / "measured.csv")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import schema
+from components import matrix_json
 from components.hashing import sha256_file
 from components.params import Policy
 from components.report import page
@@ -223,7 +223,7 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
 def run(policy: Policy, matrix: Path, champion: Path, out: Path) -> dict[str, Any]:
     """decision.json, which names the matrix it is of, and report.html, which shows both."""
     source = matrix / "matrix.json"
-    measured = schema.read(source, "`dvc repro compare` makes it")
+    measured = matrix_json.read(source, "`dvc repro compare` makes it")
     snapshot = json.loads(champion.read_text("utf-8"))
     decision = decide(measured, policy, snapshot) | {"matrix_sha256": sha256_file(source)}
     (out / "report.html").write_text(page.render(measured, decision), "utf-8")

@@ -19,9 +19,9 @@ REPORT = Path("work/decision/report.html")
 
 def read() -> dict[str, Any]:
     """The matrix of this workspace. Raises TemperError if there is none, or one of another schema version."""
-    from components import schema
+    from components import matrix_json
 
-    return schema.read(MATRIX, f"`{workspace.command('run')}` makes it")
+    return matrix_json.read(MATRIX, f"`{workspace.command('run')}` makes it")
 
 
 def read_decision() -> dict[str, Any] | None:
@@ -73,19 +73,19 @@ def against(console: Console, other: str) -> None:
 
 def _then(other: str) -> tuple[str, dict[str, Any]]:
     """(what it is called, its matrix)."""
-    from components import params, registry, schema
+    from components import matrix_json, params, registry
 
     name = params.load().name
     number = int(other) if other.isdigit() else registry.registered(name).aliases.get(other)
     if number is not None:
         since = f"version {number} of {name}"
         text = _registered(name, number, since)
-        return since, schema.parse(text, f"the matrix of {since}", "compare with a newer version")
+        return since, matrix_json.parse(text, f"the matrix of {since}", "compare with a newer version")
     from flows import revision
 
     commit, text = revision.matrix_text(other)
     since = f"{other} ({commit[:12]})" if not commit.startswith(other) else commit[:12]
-    return since, schema.parse(text, f"the matrix of {since}", "compare with a newer revision")
+    return since, matrix_json.parse(text, f"the matrix of {since}", "compare with a newer revision")
 
 
 def _registered(name: str, number: int, since: str) -> str:

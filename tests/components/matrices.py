@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from components import compare, front, schema
+from components import compare, front, matrix_json
 
 EVIL = "<script>alert(1)</script> [bold] | x"
 VARIANTS = {"base": "train", "lora": "lora", "pruned": "prune", "distilled": "distill", "compact": "prune"}
@@ -154,7 +154,7 @@ def matrix(rows: int = 360) -> dict[str, Any]:
     ]
     best = max((cell for cell in cells if cell["status"] == "ok"), key=lambda cell: float(cell["accuracy"]))
     return {
-        "schema": schema.VERSION,
+        "schema": matrix_json.VERSION,
         "name": "digits",
         "reference": "base/fp32",
         "reference_status": "ok",

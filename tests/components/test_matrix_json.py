@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from components import schema
+from components import matrix_json
 from components.errors import TemperError
 from tests.components.matrices import matrix
 
 
 def test_the_schema_is_one_and_takes_a_whole_matrix() -> None:
-    Draft202012Validator.check_schema(json.loads(schema.SCHEMA.read_text("utf-8")))
-    schema.check(matrix(), "here")
+    Draft202012Validator.check_schema(json.loads(matrix_json.SCHEMA.read_text("utf-8")))
+    matrix_json.check(matrix(), "here")
 
 
 PROOF = ["rows", "sha256", "digest", "accuracy", "accuracy_low", "accuracy_high", "size_mb", "latency_ms", "speedup"]
@@ -34,7 +34,7 @@ def test_a_cell_that_is_ok_carries_its_proof(key: str, gone: str) -> None:
     else:
         cell[key] = None
     with pytest.raises(TemperError, match=r"^here: lora/fp32"):
-        schema.check(broken, "here")
+        matrix_json.check(broken, "here")
 
 
 @pytest.mark.parametrize("key", ["host", "versions", "data_sha256", "front", "changed_rows", "schema", "control"])
@@ -42,7 +42,7 @@ def test_a_matrix_says_where_and_of_what(key: str) -> None:
     broken = matrix()
     del broken[key]
     with pytest.raises(TemperError, match=key):
-        schema.check(broken, "here")
+        matrix_json.check(broken, "here")
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_a_figure_that_cannot_be_is_refused(key: str, wrong: Any) -> None:
     broken = matrix()
     broken["cells"][3][key] = wrong
     with pytest.raises(TemperError):
-        schema.check(broken, "here")
+        matrix_json.check(broken, "here")
 
 
 def test_a_cell_that_is_not_ok_says_why() -> None:
     broken = matrix()
     broken["cells"][-1]["reason"] = ""
     with pytest.raises(TemperError, match="pruned/trt_fp16"):
-        schema.check(broken, "here")
+        matrix_json.check(broken, "here")
 
 
 def test_without_the_reference_there_are_no_intervals() -> None:
@@ -84,8 +84,8 @@ def test_without_the_reference_there_are_no_intervals() -> None:
             "speedup": {},
         }
     with pytest.raises(TemperError):
-        schema.check(alone, "here")
-    schema.check(alone | {"reference_status": "refused"}, "here")
+        matrix_json.check(alone, "here")
+    matrix_json.check(alone | {"reference_status": "refused"}, "here")
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_what_is_no_matrix_of_ours_is_told_with_its_remedy(text: str, said: str,
     path = tmp_path / "matrix.json"
     path.write_text(text, "utf-8")
     with pytest.raises(TemperError, match=said) as told:
-        schema.read(path, "do this")
+        matrix_json.read(path, "do this")
     assert str(told.value).startswith(str(path))
     assert str(told.value).endswith("; do this")
 
 
 def test_an_absent_matrix_is_told(tmp_path: Path) -> None:
     with pytest.raises(TemperError, match="there is no matrix yet; do this"):
-        schema.read(tmp_path / "matrix.json", "do this")
+        matrix_json.read(tmp_path / "matrix.json", "do this")
