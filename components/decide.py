@@ -148,12 +148,9 @@ def statuses(rows: Iterable[Row]) -> str:
     """How many cells ended how, and why: "2 not measured (no CUDA device)"."""
     told: dict[str, list[str]] = {}
     for row in rows:
-        told.setdefault(row["status"], []).append(row["reason"])
-    return "; ".join(
-        f"{len(why)} {status if status != 'ok' else 'not timed'}" + (f" ({', '.join(reasons)})" if reasons else "")
-        for status, why in told.items()
-        for reasons in [[reason for reason in dict.fromkeys(why) if reason]]
-    )
+        told.setdefault("not timed" if row["status"] == "ok" else row["status"], []).append(row["reason"])
+    why = {status: ", ".join(sorted({reason for reason in reasons if reason})) for status, reasons in told.items()}
+    return "; ".join(f"{len(told[name])} {name}" + (f" ({why[name]})" if why[name] else "") for name in sorted(told))
 
 
 def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any]) -> dict[str, Any]:

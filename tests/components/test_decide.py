@@ -220,7 +220,7 @@ def test_nothing_measured_is_an_answer_too() -> None:
     decision = decide(matrix(off("a/fp32", "refused"), off("b/fp32", "not measured")), policy(), NOBODY)
     assert (decision["action"], decision["nearest_miss"], decision["failed"]) == ("none", None, [])
     assert decision["cells"]["a/fp32"]["reasons"] == ["refused: because"]
-    words = "no cell meets the policy; none was measured: 1 refused (because); 1 not measured (because)"
+    words = "no cell meets the policy; none was measured: 1 not measured (because); 1 refused (because)"
     assert decision["reason"] == words
 
 
