@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from components import answers, picture, proof, report, runtime
 from components.answers import Answers
 from components.cell import Record
 from components.data import Spec
-from components.errors import TemperError
 from components.params import Compare, OnnxFp32, Policy, Target, Variant
 
 # Figures of a build that say in what it multiplies.
@@ -90,41 +90,82 @@ def control(timed: dict[str, Any]) -> dict[str, Any]:
     return {**timed, "noise": noise}
 
 
-def versus(mine: Answers | None, other: Answers | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """`mine` against `other` on the same rows; None if one of them has none."""
+@dataclass(frozen=True)
+class Judged:
+    """Answers that were found to be to the test rows, with the resamples of their calibration."""
+
+    answers: Answers
+    calibration: proof.Calibration
+
+    @classmethod
+    def read(cls, folder: Path, split: Path, settings: Mapping[str, Any]) -> Judged:
+        """Raises TemperError, which names the file, if they are not the answers to the rows of `split`."""
+        given = answers.read(folder)
+        answers.check(given, folder, split)
+        drawn = proof.calibration(given.logits, given.labels, settings["resamples"], settings["seed"])
+        return cls(given, drawn)
+
+
+def versus(
+    mine: Judged | None, other: Judged | None, classes: list[str], settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """`mine` against `other` on the same rows; None if one of them has none.
+
+    As `proof.accuracy` says it, with rows, class_change (of the class that lost most) and ece_change.
+    """
     if mine is None or other is None:
         return None
-    if not np.array_equal(mine.row_id, other.row_id):
-        raise TemperError(
-            "compare: two cells were asked different test rows, so they cannot be paired; run `dvc repro -f -s` "
-            "for the evaluate stage of the older one, or for champion"
-        )
-    return proof.accuracy(mine.labels, other.predictions, mine.predictions, **settings)
+    ours, theirs = mine.answers, other.answers
+    against = proof.accuracy(
+        ours.labels,
+        theirs.predictions,
+        ours.predictions,
+        identical=np.array_equal(ours.logits, theirs.logits),
+        **settings,
+    )
+    by_class = class_changes(mine, other, classes, settings["confidence"])
+    fell = min(by_class, key=lambda name: by_class[name]["change"])
+    shown = ("change", "low", "high", "rows")
+    return against | {
+        "rows": len(ours.labels),
+        "class_change": {"class": fell, **{key: by_class[fell][key] for key in shown}},
+        "ece_change": proof.calibration_change(other.calibration, mine.calibration, settings["confidence"]),
+    }
 
 
-def quality(mine: Answers | None, reference: Answers | None, classes: list[str], settings: Mapping[str, Any]) -> Any:
+def class_changes(mine: Judged, other: Judged, classes: list[str], confidence: float) -> dict[str, dict[str, Any]]:
+    """`proof.class_changes` by the classes' names."""
+    ours, theirs = mine.answers, other.answers
+    changes = proof.class_changes(ours.labels, theirs.predictions, ours.predictions, confidence)
+    return {classes[number]: found for number, found in changes.items()}
+
+
+# What a row says of a cell against the reference, by the same names as `versus`.
+AGAINST = ("mcnemar_p", "interval", "flips", "verdict", "rows_needed", "class_change", "ece_change")
+
+
+def quality(mine: Judged | None, reference: Judged | None, classes: list[str], settings: Mapping[str, Any]) -> Any:
     """The accuracy half of a row; every key, None where there is nothing to say."""
-    against = versus(mine, reference, settings) or {}
-    row: dict[str, Any] = dict.fromkeys(("accuracy", "worst_class", "worst_class_accuracy", "ece", "class_change"))
+    against = versus(mine, reference, classes, settings) or {}
+    row: dict[str, Any] = dict.fromkeys(("rows", "accuracy", "worst_class", "worst_class_accuracy", "ece"))
     if mine:
-        right = mine.predictions == mine.labels
-        by_class = {int(c): float(right[mine.labels == c].mean()) for c in np.unique(mine.labels)}
+        given = mine.answers
+        right = given.predictions == given.labels
+        by_class = {int(c): float(right[given.labels == c].mean()) for c in np.unique(given.labels)}
         worst = min(by_class, key=lambda c: by_class[c])
         row |= {
-            "accuracy": mine.accuracy(),
+            "rows": len(given.labels),
+            "accuracy": given.accuracy(),
             "worst_class": classes[worst],
             "worst_class_accuracy": by_class[worst],
-            "ece": proof.calibration_error(mine.logits, mine.labels),
+            "ece": mine.calibration.error,
         }
-    if mine and reference:
-        changes = proof.class_changes(mine.labels, reference.predictions, mine.predictions)
-        fell = min(changes, key=lambda c: changes[c])
-        row["class_change"] = {"class": classes[fell], "change": changes[fell]}
     return row | {
         "accuracy_difference": against.get("difference"),
         "accuracy_low": against.get("low"),
         "accuracy_high": against.get("high"),
-        **{key: against.get(key) for key in ("mcnemar_p", "flips", "verdict", "rows_needed")},
+        **{key: against.get(key) for key in AGAINST},
+        "classes": class_changes(mine, reference, classes, settings["confidence"]) if mine and reference else None,
     }
 
 
@@ -133,6 +174,10 @@ def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
     plain = ["parameters", "size_mb", "accuracy", "worst_class_accuracy", "accuracy_difference", "accuracy_low"]
     plain += ["accuracy_high", "mcnemar_p", "ece", "load_ms", "peak_memory_mb"]
     figures = {key: row[key] for key in plain}
+    shares = ("changed", "right_to_wrong", "wrong_to_right")
+    figures |= {f"flips_{key}": (row["flips"] or {}).get(key) for key in shares}
+    figures |= {f"ece_{key}": (row["ece_change"] or {}).get(key) for key in ("difference", "low", "high")}
+    figures |= {f"class_{key}": (row["class_change"] or {}).get(key) for key in ("change", "low", "high")}
     for size in map(str, sizes):
         figures[f"latency_ms_{size}"] = row["latency_ms"].get(size)
         figures[f"speedup_{size}"] = row["speedup"].get(size, [None])[0]
@@ -178,13 +223,16 @@ def run(
     fp32 = next(name for name, target in targets.items() if isinstance(target, OnnxFp32))
     reference = f"{next(iter(variants))}/{fp32}"
     records = {f"{v}/{t}": Record.read(predictions / v / t) for v, t in names}
-    answered = {at: answers.read(predictions / at) for at, record in records.items() if record.status == "ok"}
+    split = data / "test.parquet"
+    answered = {
+        at: Judged.read(predictions / at, split, settings) for at, record in records.items() if record.status == "ok"
+    }
     footprints = json.loads((timings / "cells.json").read_text("utf-8"))
     seconds = read_seconds(timings)
     champion_record = Record.read(champion)
-    champion_answers = answers.read(champion) if champion_record.status == "ok" else None
+    champion_answers = Judged.read(champion, split, settings) if champion_record.status == "ok" else None
     # The first of the best in the order of params, so that ties do not hang on anything else.
-    best = max(answered, key=lambda at: answered[at].accuracy()) if answered else None
+    best = max(answered, key=lambda at: answered[at].answers.accuracy()) if answered else None
     faster = beaten_by(list(records), policy.batch_size, seconds, compare.confidence)
 
     rows = []
@@ -219,8 +267,8 @@ def run(
                 "peak_memory_mb": foot.get("peak_memory_mb"),
                 "parity": built.figures.get("parity"),
                 **{key: built.figures.get(key) for key in KERNELS},
-                "versus_best": versus(mine, answered[best] if best else None, settings),
-                "versus_champion": versus(mine, champion_answers, settings),
+                "versus_best": versus(mine, answered[best] if best else None, classes, settings),
+                "versus_champion": versus(mine, champion_answers, classes, settings),
             }
         )
 
@@ -228,7 +276,7 @@ def run(
         "name": name,
         "reference": reference,
         "best": best,
-        "test_rows": len(next(iter(answered.values())).labels) if answered else 0,
+        "test_rows": len(next(iter(answered.values())).answers.labels) if answered else 0,
         "host": json.loads(host.read_text("utf-8")),
         "batch_sizes": sorted({size for by_size in seconds.values() for size in by_size}),
         "batch_size": policy.batch_size,
@@ -249,7 +297,7 @@ def run(
     report.write_csv(matrix, out / "matrix.csv")
     report.write_measured(matrix, out / "measured.csv")
     shown = reference if reference in answered else best
-    pairs = zip(answered[shown].labels, answered[shown].predictions, strict=True) if shown else ()
+    pairs = zip(answered[shown].answers.labels, answered[shown].answers.predictions, strict=True) if shown else ()
     report.write_confusion([(classes[label], classes[answer]) for label, answer in pairs], out / "confusion.csv")
     picture.draw(matrix, out / "matrix.png")
     report.write_html(matrix, out / "matrix.png", out / "report.html")
