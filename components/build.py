@@ -16,13 +16,15 @@ import numpy as np
 from components import assemble, cell, runtime
 from components.cell import Record
 from components.data import read_rows
+from components.diagnosis import Answer
 from components.graph import context, tidy
 from components.hashing import fingerprint_cell
 from components.model import Model
 from components.params import Parity, Target
-from components.parity import Answer, check, check_build
+from components.parity import check, check_build
 from components.session import ONNX_SESSION, OnnxSession
 from components.targets import TARGETS
+from components.tasks import TASKS
 
 CACHE = Path(".temper/builds")
 # What a cell is made with, besides its family, task, target and runtime: all that this file imports (a test says so).
@@ -31,6 +33,7 @@ CODE = (
     "components/build.py",
     "components/cell.py",
     "components/data.py",
+    "components/diagnosis.py",
     "components/graph.py",
     "components/model.py",
     "components/parity.py",
@@ -118,7 +121,8 @@ def run(
         session = OnnxSession(file.read_bytes(), ONNX_SESSION, threads, source.spec, "export")
         limits = ("min_export_agreement", parity.min_export_agreement)
         difference = ("max_export_difference", parity.max_export_difference)
-        figures = check("torch -> ONNX", eager(source), session.run, rows.inputs, parity, limits, difference)
+        place, task, spec = "torch -> ONNX", TASKS[source.spec.task], source.spec
+        figures = check(place, eager(source), session.run, rows.inputs, task, spec, parity, limits, difference)
         return {"bytes": file.stat().st_size, "parity": figures}
 
     def build(name: str, folder: Path) -> dict[str, Any]:
