@@ -169,6 +169,15 @@ def quality(mine: Judged | None, reference: Judged | None, classes: list[str], s
     }
 
 
+def parity_of(built: Record, export: Record) -> dict[str, Any] | None:
+    """The gate's figures, ONNX -> build, with those of torch -> ONNX as `export`; None where a build has none.
+
+    What a build was refused for has them too.
+    """
+    found = built.figures.get("parity")
+    return {**found, "export": export.figures.get("parity")} if found else None
+
+
 def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
     """A cell's figures for the tracker: the same keys on every cell, NaN where it was not measured."""
     plain = ["parameters", "size_mb", "accuracy", "worst_class_accuracy", "accuracy_difference", "accuracy_low"]
@@ -265,7 +274,7 @@ def run(
                 "beaten_by": faster[at],
                 "load_ms": foot.get("load_ms"),
                 "peak_memory_mb": foot.get("peak_memory_mb"),
-                "parity": built.figures.get("parity"),
+                "parity": parity_of(built, Record.read(builds / variant / "export")),
                 **{key: built.figures.get(key) for key in KERNELS},
                 "versus_best": versus(mine, answered[best] if best else None, classes, settings),
                 "versus_champion": versus(mine, champion_answers, classes, settings),

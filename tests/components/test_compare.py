@@ -39,13 +39,15 @@ def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) ->
     loaded = loaded.model_copy(update={"variants": variants, "benchmark": fast, "compare": compared})
     shutil.copytree(prepared, "work/data/prepared")
     mlp = params.Mlp(family="mlp", hidden=[4], dropout=0.0)
+    parity = {"agreement": 1.0, "max_logit_difference": 0.1, "kl": 0.01, "grid": []}
     for variant, scale in (("base", 1.0), ("small", -1.0)):
+        Record("ok", figures={"parity": parity | {"kl": 0.0}}).write(Path("work/builds", variant, "export"))
         assemble.save(assemble.create(mlp, Spec.read(prepared)), Path("work/models", variant))
         for target, settings in loaded.targets.items():
             if runtime.runtime_of(settings).DEVICE:
                 Record("not measured", "no CUDA device").write(Path("work/engines", variant, target))
             else:
-                figures = {"bytes": 1, "digest": make_build(variant, target, scale)}
+                figures = {"bytes": 1, "digest": make_build(variant, target, scale), "parity": parity}
                 Record("ok", figures=figures).write(Path("work/builds", variant, target))
     Record("refused", f"parity: {EVIL}").write(Path("work/builds/base/int8_dynamic"))
     Record("failed", "RuntimeError: planted").write(Path("work/builds/small/fp32"))
@@ -146,6 +148,8 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
     assert rows["base/trt_fp16"]["status"] == "not measured"
     reference, same = rows["base/fp32"], rows["base/int8_static"]
     assert matrix["reference"] == "base/fp32"
+    assert (reference["parity"]["kl"], reference["parity"]["export"]["kl"]) == (0.01, 0.0)
+    assert rows["base/trt_fp16"]["parity"] is None
     assert (reference["verdict"], reference["accuracy_difference"]) == ("no worse", 0.0)
     assert (same["verdict"], same["flips"]["changed"]) == ("no worse", 0.0)  # the same weights
     assert (same["interval"], same["ece_change"]) == ("identical", {"difference": 0, "low": 0, "high": 0})
