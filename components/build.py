@@ -24,7 +24,6 @@ from components.params import Parity, Target
 from components.parity import check, check_build
 from components.session import ONNX_SESSION, OnnxSession
 from components.targets import TARGETS
-from components.tasks import TASKS
 
 CACHE = Path(".temper/builds")
 # What a cell is made with, besides its family, task, target and runtime: all that this file imports (a test says so).
@@ -121,8 +120,8 @@ def run(
         session = OnnxSession(file.read_bytes(), ONNX_SESSION, threads, source.spec, "export")
         limits = ("min_export_agreement", parity.min_export_agreement)
         difference = ("max_export_difference", parity.max_export_difference)
-        place, task, spec = "torch -> ONNX", TASKS[source.spec.task], source.spec
-        figures = check(place, eager(source), session.run, rows.inputs, task, spec, parity, limits, difference)
+        answer, raw = eager(source), rows.inputs
+        figures = check("torch -> ONNX", answer, session.run, raw, source.spec, parity, limits, difference)
         return {"bytes": file.stat().st_size, "parity": figures}
 
     def build(name: str, folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from components.diagnosis import Answer, Result, diagnose
 from components.errors import Refused
 from components.params import Parity
 from components.session import ONNX_SESSION, OnnxSession
-from components.tasks import TASKS, Task
+from components.tasks import TASKS
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -86,7 +86,6 @@ def check(
     reference: Answer,
     candidate: Answer,
     inputs: Mapping[str, np.ndarray],
-    task: Task,
     spec: Spec,
     parity: Parity,
     min_agreement: tuple[str, float],
@@ -101,7 +100,7 @@ def check(
     """
     results: list[Result] = []
     grid: list[dict[str, Any]] = []
-    refusal = None
+    task, refusal = TASKS[spec.task], None
     for case in task.grid(inputs, parity):
         ours, theirs, rows = [], [], batches(case.inputs, case.batch_size, parity.rows)
         for batch in rows:
@@ -141,10 +140,8 @@ def check_build(name: str, exported: Path, folder: Path, data: Path, parity: Par
     reference = OnnxSession(exported.read_bytes(), ONNX_SESSION, threads, spec, str(exported))
     limits = ("min_build_agreement", parity.min_build_agreement)
     rows, opened = read_rows(data, "validation", spec).inputs, runtime.open_build(folder, threads)
-    place, task = f"ONNX -> {name}", TASKS[spec.task]
-    return check(
-        place, reference.run, opened.run, rows, task, spec, parity, limits, halved=exported if in_half(folder) else None
-    )
+    place, halved = f"ONNX -> {name}", exported if in_half(folder) else None
+    return check(place, reference.run, opened.run, rows, spec, parity, limits, halved=halved)
 
 
 def in_half(folder: Path) -> bool:
