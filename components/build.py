@@ -21,7 +21,7 @@ from components.graph import context, tidy
 from components.hashing import fingerprint_cell
 from components.model import Model
 from components.params import Parity, Target
-from components.parity import check, check_build
+from components.parity import EXPORT, check, check_build
 from components.session import ONNX_SESSION, OnnxSession
 from components.targets import TARGETS
 
@@ -118,10 +118,8 @@ def run(
         file = folder / "model.onnx"
         export(assemble.load(model), rows.inputs, file)
         session = OnnxSession(file.read_bytes(), ONNX_SESSION, threads, source.spec, "export")
-        limits = ("min_export_agreement", parity.min_export_agreement)
-        difference = ("max_export_difference", parity.max_export_difference)
-        answer, raw = eager(source), rows.inputs
-        figures = check("torch -> ONNX", answer, session.run, raw, source.spec, parity, limits, difference)
+        place, answer = "torch -> ONNX", eager(source)
+        figures = check(place, answer, session.run, rows.inputs, source.spec, parity, EXPORT)
         return {"bytes": file.stat().st_size, "parity": figures}
 
     def build(name: str, folder: Path) -> dict[str, Any]:

@@ -20,6 +20,11 @@ from components.params import Parity
 from components.session import ONNX_SESSION, OnnxSession
 from components.tasks import TASKS
 
+# Which figure of a case which key of `parity` limits.
+EXPORT = {"agreement": "min_export_agreement", "max_logit_difference": "max_export_difference"}
+BUILD = {"agreement": "min_build_agreement", "kl": "max_build_kl"}
+WORDS = {"max_logit_difference": "largest logit difference", "kl": "mean KL divergence"}
+
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(1, keepdims=True)
@@ -57,27 +62,23 @@ def compare(reference: np.ndarray, candidate: np.ndarray) -> dict[str, float | N
 
 def complaint(
     place: str,
-    reference: np.ndarray,
-    candidate: np.ndarray,
+    answers: tuple[np.ndarray, np.ndarray],
     figures: Mapping[str, Any],
-    min_agreement: tuple[str, float],
-    max_difference: tuple[str, float] | None,
+    parity: Parity,
+    limits: Mapping[str, str],
 ) -> str | None:
     """Which limit the answers to one case break, in words."""
-    for side, logits in zip(place.split(" -> "), (reference, candidate), strict=True):
+    rows = len(answers[0])
+    for side, logits in zip(place.split(" -> "), answers, strict=True):
         if broken := int((~np.isfinite(logits)).any(1).sum()):
-            return f"{side} answers NaN or infinity for {broken} of {len(logits)} rows"
-    if figures["agreement"] < min_agreement[1]:
-        wrong = round((1 - figures["agreement"]) * len(reference))
-        return (
-            f"{wrong} of {len(reference)} top answers differ, agreement "
-            f"{figures['agreement']:.4g} < {min_agreement[1]:g} (parity.{min_agreement[0]})"
-        )
-    if max_difference and figures["max_logit_difference"] > max_difference[1]:
-        return (
-            f"largest logit difference {figures['max_logit_difference']:.3g} > "
-            f"{max_difference[1]:g} (parity.{max_difference[0]})"
-        )
+            return f"{side} answers NaN or infinity for {broken} of {rows} rows"
+    for figure, name in limits.items():
+        limit, found = getattr(parity, name), figures[figure]
+        if figure == "agreement" and found < limit:
+            wrong = round((1 - found) * rows)
+            return f"{wrong} of {rows} top answers differ, agreement {found:.4g} < {limit:g} (parity.{name})"
+        if figure != "agreement" and limit is not None and found > limit:
+            return f"{WORDS[figure]} {found:.3g} > {limit:g} (parity.{name})"
     return None
 
 
@@ -88,14 +89,13 @@ def check(
     inputs: Mapping[str, np.ndarray],
     spec: Spec,
     parity: Parity,
-    min_agreement: tuple[str, float],
-    max_difference: tuple[str, float] | None = None,
+    limits: Mapping[str, str],
     halved: Path | None = None,
 ) -> dict[str, Any]:
     """Figures over the task's grid: {agreement, max_logit_difference, kl: the worst of it, grid: [one a case]}.
 
-    `place` names the step ("torch -> ONNX"), the limits come as (name in parity, value); `halved` is the float32
-    graph of a candidate in half precision. Raises Refused, which has these figures, where a limit is broken or
+    `place` names the step ("torch -> ONNX"), `limits` is EXPORT or BUILD; `halved` is the float32 graph of a
+    candidate in half precision. Raises Refused, which has these figures, where a limit is broken or
     shapes differ: it names the first case of the grid where that is so and, if one explains it, the fault.
     """
     results: list[Result] = []
@@ -111,7 +111,7 @@ def check(
                 raise Refused(f"{place}, {case.where}: logits have shape {found}, must have {wanted}")
         answers = np.concatenate(ours), np.concatenate(theirs)
         figures = compare(*answers)
-        words = complaint(place, *answers, figures, min_agreement, max_difference)
+        words = complaint(place, answers, figures, parity, limits)
         if words and refusal is None:
             refusal = f"{place}, {case.where}: {words}"
         grid.append({"case": case.where, "batch_size": case.batch_size, "rows": len(answers[0]), **figures})
@@ -138,10 +138,9 @@ def check_build(name: str, exported: Path, folder: Path, data: Path, parity: Par
     """Figures of the build in `folder`, opened as it ships, against the exported graph, on validation rows."""
     spec = Spec.read(data)
     reference = OnnxSession(exported.read_bytes(), ONNX_SESSION, threads, spec, str(exported))
-    limits = ("min_build_agreement", parity.min_build_agreement)
     rows, opened = read_rows(data, "validation", spec).inputs, runtime.open_build(folder, threads)
     place, halved = f"ONNX -> {name}", exported if in_half(folder) else None
-    return check(place, reference.run, opened.run, rows, spec, parity, limits, halved=halved)
+    return check(place, reference.run, opened.run, rows, spec, parity, BUILD, halved)
 
 
 def in_half(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,23 +171,53 @@ def test_overflow_in_half_precision_refuses_that_cell(prepared: Path, spec: Spec
     )
 
 
-def test_swapped_classes_refuse_that_cell(
-    prepared: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def swapped(exported: Path, params: Any, context: Any, out: Path) -> dict[str, Any]:
-        loaded = onnx.load(exported)
-        for tensor in loaded.graph.initializer:
-            if tensor.dims and tensor.dims[0] == 10:
-                flipped = onnx.numpy_helper.to_array(tensor)[::-1].copy()
-                tensor.CopyFrom(onnx.numpy_helper.from_array(flipped, tensor.name))
-        onnx.save(loaded, out / "model.onnx")
-        return {}
+def swapped(graph: onnx.GraphProto) -> None:
+    """Reverse the classes: what the last layer has ten of."""
+    for tensor in graph.initializer:
+        if tensor.dims and tensor.dims[0] == 10:
+            flipped = onnx.numpy_helper.to_array(tensor)[::-1].copy()
+            tensor.CopyFrom(onnx.numpy_helper.from_array(flipped, tensor.name))
 
-    monkeypatch.setattr(TARGETS["onnx_int8_dynamic"], "run", swapped)
+
+def stale(graph: onnx.GraphProto) -> None:
+    """Normalise with mean 0 and std 1: not at all."""
+    steps = {node.input[1]: node.op_type for node in graph.node if node.op_type in ("Sub", "Div")}
+    for tensor in graph.initializer:
+        if tensor.name in steps:
+            value = np.full(tensor.dims, 0 if steps[tensor.name] == "Sub" else 1, np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (swapped, r"labels are swapped"),
+        (stale, "stale preprocessing: .* normalised with mean 0 and std 1, the data have mean 4.881 and std 6.078"),
+    ],
+)
+def test_a_builds_fault_refuses_that_cell(
+    prepared: Path,
+    spec: Spec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[onnx.GraphProto], None],
+    words: str,
+) -> None:
+    honest = TARGETS["onnx_int8_dynamic"].run
+
+    def planted(exported: Path, params: Any, context: Any, out: Path) -> dict[str, Any]:
+        loaded = onnx.load(exported)
+        fault(loaded.graph)
+        onnx.save(loaded, tmp_path / "planted.onnx")
+        return honest(tmp_path / "planted.onnx", params, context, out)
+
+    monkeypatch.setattr(TARGETS["onnx_int8_dynamic"], "run", planted)
     metrics = run(make(tmp_path / "model", "mlp", spec), prepared, tmp_path / "out")
     assert sorted(metrics) == ["export", "fp32", "static"]
     refused(tmp_path / "out", "ONNX -> dynamic, batch 1: ", {"dynamic": ONNX["dynamic"]})
-    assert "labels are swapped" in Record.read(tmp_path / "out" / "dynamic").reason
+    record = Record.read(tmp_path / "out" / "dynamic")
+    assert re.search(words, record.reason), record.reason
+    assert [row["batch_size"] for row in record.figures["parity"]["grid"]] == [1, 3, 16]
 
 
 def test_nan_weights_refuse_all_cells(prepared: Path, spec: Spec, tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ from components.data import Case, Spec, Suspect
 from components.diagnosis import overflow
 from components.errors import Refused
 from components.params import Parity
-from components.parity import batches, check, kl_divergence
+from components.parity import BUILD, batches, check, kl_divergence
 from components.tasks import TASKS
 
 LIMITS = Parity(
     batch_sizes=[1, 3, 8], rows=16, max_export_difference=0.01, min_export_agreement=1.0, min_build_agreement=0.9
 )
-AGREE, DIFFER = ("min_build_agreement", 0.9), ("max_export_difference", 0.01)
+BOTH = {"agreement": "min_build_agreement", "max_logit_difference": "max_export_difference"}
 Inputs = Mapping[str, np.ndarray]
 Answer = Callable[[Inputs], np.ndarray]
 
@@ -52,7 +52,7 @@ def normalised(inputs: Inputs, mean: Sequence[float] = (7, 8), std: Sequence[flo
 
 
 def gate(candidate: Answer, reference: Answer = normalised, **more: Any) -> dict[str, Any]:
-    return check("a -> b", reference, candidate, IMAGES, IMAGE_SPEC, LIMITS, AGREE, DIFFER, **more)
+    return check("a -> b", reference, candidate, IMAGES, IMAGE_SPEC, LIMITS, BOTH, **more)
 
 
 def test_the_same_answers_pass_and_tell_the_grid() -> None:
@@ -108,6 +108,17 @@ def test_what_no_known_fault_explains_is_not_given_a_name() -> None:
 
     with pytest.raises(Refused, match=r"; no known fault explains it$"):
         gate(broken)
+
+
+def test_other_probabilities_are_refused_even_where_the_top_answers_are_the_same() -> None:
+    def surer(inputs: Inputs) -> np.ndarray:
+        return normalised(inputs) * np.float32(3)
+
+    assert check("a -> b", normalised, surer, IMAGES, IMAGE_SPEC, LIMITS, BUILD)["agreement"] == 1
+    strict = LIMITS.model_copy(update={"max_build_kl": 0.05})
+    words = r"^a -> b, batch 1: mean KL divergence \S+ > 0.05 \(parity.max_build_kl\); no known fault"
+    with pytest.raises(Refused, match=words):
+        check("a -> b", normalised, surer, IMAGES, IMAGE_SPEC, strict, BUILD)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "side"), [(np.nan, 0, "a"), (0, np.inf, "b")])
@@ -218,7 +229,7 @@ def toy(inputs: Inputs) -> np.ndarray:
 
 def gate_text(candidate: Answer) -> dict[str, Any]:
     spec = IMAGE_SPEC.model_copy(update={"task": "masked"})
-    return check("torch -> ONNX", toy, candidate, TEXT, spec, LIMITS, AGREE, DIFFER)
+    return check("torch -> ONNX", toy, candidate, TEXT, spec, LIMITS, BOTH)
 
 
 @pytest.fixture(autouse=True)
