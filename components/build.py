@@ -16,11 +16,12 @@ import numpy as np
 from components import assemble, cell, runtime
 from components.cell import Record
 from components.data import read_rows
+from components.diagnosis import Answer
 from components.graph import context, tidy
 from components.hashing import fingerprint_cell
 from components.model import Model
 from components.params import Parity, Target
-from components.parity import Answer, check, check_build
+from components.parity import EXPORT, check, check_build
 from components.session import ONNX_SESSION, OnnxSession
 from components.targets import TARGETS
 
@@ -31,6 +32,7 @@ CODE = (
     "components/build.py",
     "components/cell.py",
     "components/data.py",
+    "components/diagnosis.py",
     "components/graph.py",
     "components/model.py",
     "components/parity.py",
@@ -116,9 +118,8 @@ def run(
         file = folder / "model.onnx"
         export(assemble.load(model), rows.inputs, file)
         session = OnnxSession(file.read_bytes(), ONNX_SESSION, threads, source.spec, "export")
-        limits = ("min_export_agreement", parity.min_export_agreement)
-        difference = ("max_export_difference", parity.max_export_difference)
-        figures = check("torch -> ONNX", eager(source), session.run, rows.inputs, parity, limits, difference)
+        place, answer = "torch -> ONNX", eager(source)
+        figures = check(place, answer, session.run, rows.inputs, source.spec, parity, EXPORT)
         return {"bytes": file.stat().st_size, "parity": figures}
 
     def build(name: str, folder: Path) -> dict[str, Any]:

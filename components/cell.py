@@ -69,7 +69,7 @@ def each(
         try:
             record = Record("ok", figures=work(target, folder), inputs=made_from)
         except Refused as error:
-            record = Record("refused", str(error), inputs=made_from)
+            record = Record("refused", str(error), figures=error.figures, inputs=made_from)
         except NotMeasured as error:
             record = Record("not measured", str(error), inputs=made_from)
         except MACHINE_FAULTS:

@@ -32,9 +32,9 @@ def run(threads: int, data: Path, champion: Path, out: Path) -> dict[str, float]
             Record("not measured", reason).write(out)
             return {}
         answered = answers.ask(runtime.open_build(folder, threads), read_rows(data, "test", spec))
-    answers.write(answered, out)
+    written = answers.write(answered, out, data / "test.parquet")
     figures = {"accuracy": answered.accuracy(), "rows": len(answered.labels)}
-    Record("ok", figures=figures).write(out)
+    Record("ok", figures={**figures, **written}).write(out)
     return {"version": known["version"], **figures}
 
 

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from components import answers, changed, front, matrix_json, picture, proof, runtime
-from components.answers import Answers
+from components import changed, front, matrix_json, picture, proof, runtime
+from components.accuracy import Judged, quality, versus
 from components.cell import Record
 from components.data import Spec, read_rows
-from components.errors import TemperError
 from components.hashing import sha256_tree
 from components.params import Compare, OnnxFp32, Policy, Target, Variant
 from components.report import csv, markdown
@@ -109,42 +108,13 @@ def control(timed: dict[str, Any]) -> dict[str, Any]:
     return {**timed, "noise": noise}
 
 
-def versus(mine: Answers | None, other: Answers | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """`mine` against `other` on the same rows; None if one of them has none."""
-    if mine is None or other is None:
-        return None
-    if not np.array_equal(mine.row_id, other.row_id):
-        raise TemperError(
-            "compare: two cells were asked different test rows, so they cannot be paired; run `dvc repro -f -s` "
-            "for the evaluate stage of the older one, or for champion"
-        )
-    return proof.accuracy(mine.labels, other.predictions, mine.predictions, **settings)
+def parity_of(built: Record, export: Record) -> dict[str, Any] | None:
+    """The gate's figures, ONNX -> build, with those of torch -> ONNX as `export`; None where a build has none.
 
-
-def quality(mine: Answers | None, reference: Answers | None, classes: list[str], settings: Mapping[str, Any]) -> Any:
-    """The accuracy half of a row; every key, None where there is nothing to say."""
-    against = versus(mine, reference, settings) or {}
-    row: dict[str, Any] = dict.fromkeys(("accuracy", "worst_class", "worst_class_accuracy", "ece", "class_change"))
-    if mine:
-        right = mine.predictions == mine.labels
-        by_class = {int(c): float(right[mine.labels == c].mean()) for c in np.unique(mine.labels)}
-        worst = min(by_class, key=lambda c: by_class[c])
-        row |= {
-            "accuracy": mine.accuracy(),
-            "worst_class": classes[worst],
-            "worst_class_accuracy": by_class[worst],
-            "ece": proof.calibration_error(mine.logits, mine.labels),
-        }
-    if mine and reference:
-        changes = proof.class_changes(mine.labels, reference.predictions, mine.predictions)
-        fell = min(changes, key=lambda c: changes[c])
-        row["class_change"] = {"class": classes[fell], "change": changes[fell]}
-    return row | {
-        "accuracy_difference": against.get("difference"),
-        "accuracy_low": against.get("low"),
-        "accuracy_high": against.get("high"),
-        **{key: against.get(key) for key in ("mcnemar_p", "flips", "verdict", "rows_needed")},
-    }
+    What a build was refused for has them too.
+    """
+    found = built.figures.get("parity")
+    return {**found, "export": export.figures.get("parity")} if found else None
 
 
 def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
@@ -153,6 +123,10 @@ def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
     plain += ["accuracy_high", "mcnemar_p", "ece", "load_ms", "peak_memory_mb"]
     figures = {key: row[key] for key in plain}
     figures["on_front"] = None if row["dominated_by"] is None else not row["dominated_by"]
+    shares = ("changed", "right_to_wrong", "wrong_to_right")
+    figures |= {f"flips_{key}": (row["flips"] or {}).get(key) for key in shares}
+    figures |= {f"ece_{key}": (row["ece_change"] or {}).get(key) for key in ("difference", "low", "high")}
+    figures |= {f"class_{key}": (row["class_change"] or {}).get(key) for key in ("change", "low", "high")}
     for size in map(str, sizes):
         figures[f"latency_ms_{size}"] = row["latency_ms"].get(size)
         figures[f"speedup_{size}"] = row["speedup"].get(size, [None])[0]
@@ -199,13 +173,16 @@ def run(
     fp32 = next(name for name, target in targets.items() if isinstance(target, OnnxFp32))
     reference = f"{next(iter(variants))}/{fp32}"
     records = {f"{v}/{t}": Record.read(predictions / v / t) for v, t in names}
-    answered = {at: answers.read(predictions / at) for at, record in records.items() if record.status == "ok"}
+    split = data / "test.parquet"
+    answered = {
+        at: Judged.read(predictions / at, split, settings) for at, record in records.items() if record.status == "ok"
+    }
     footprints = json.loads((timings / "cells.json").read_text("utf-8"))
     seconds = read_seconds(timings)
     champion_record = Record.read(champion)
-    champion_answers = answers.read(champion) if champion_record.status == "ok" else None
+    champion_answers = Judged.read(champion, split, settings) if champion_record.status == "ok" else None
     # The first of the best in the order of params, so that ties do not hang on anything else.
-    best = max(answered, key=lambda at: answered[at].accuracy()) if answered else None
+    best = max(answered, key=lambda at: answered[at].answers.accuracy()) if answered else None
     faster = beaten_by(list(records), policy.batch_size, seconds, compare.confidence)
 
     rows = []
@@ -233,7 +210,6 @@ def run(
                 "reason": reason,
                 "digest": built.figures.get("digest"),
                 "sha256": card["sha256"] if card else None,
-                "rows": len(mine.labels) if mine else None,
                 "parameters": parameters(models / variant),
                 "size_mb": file.stat().st_size / 1e6 if file else None,
                 **quality(mine, answered.get(reference), classes, settings),
@@ -241,10 +217,10 @@ def run(
                 "beaten_by": faster[at],
                 "load_ms": foot.get("load_ms"),
                 "peak_memory_mb": foot.get("peak_memory_mb"),
-                "parity": built.figures.get("parity"),
+                "parity": parity_of(built, Record.read(builds / variant / "export")),
                 **{key: built.figures.get(key) for key in KERNELS},
-                "versus_best": versus(mine, answered[best] if best else None, settings),
-                "versus_champion": versus(mine, champion_answers, settings),
+                "versus_best": versus(mine, answered[best] if best else None, classes, settings),
+                "versus_champion": versus(mine, champion_answers, classes, settings),
             }
         )
 
@@ -257,7 +233,7 @@ def run(
         "reference": reference,
         "reference_status": next(row["status"] for row in rows if row["cell"] == reference),
         "best": best,
-        "test_rows": len(next(iter(answered.values())).labels) if answered else 0,
+        "test_rows": len(next(iter(answered.values())).answers.labels) if answered else 0,
         "host": json.loads(host.read_text("utf-8")),
         "versions": versions(),
         "data_sha256": sha256_tree(data),
@@ -277,7 +253,11 @@ def run(
             **quality(champion_answers, answered.get(reference), classes, settings),
         },
         "changed_rows": changed.rows(
-            answered, reference, classes, read_rows(data, "test", spec), SCHEMAS[spec.task].shown
+            {at: judged.answers for at, judged in answered.items()},
+            reference,
+            classes,
+            read_rows(data, "test", spec),
+            SCHEMAS[spec.task].shown,
         ),
     }
     matrix_json.check(matrix, "compare")
@@ -286,7 +266,7 @@ def run(
     csv.write_measured(matrix, out / "measured.csv")
     (out / "matrix.md").write_text(markdown.page(matrix), "utf-8")
     shown = reference if reference in answered else best
-    pairs = zip(answered[shown].labels, answered[shown].predictions, strict=True) if shown else ()
+    pairs = zip(answered[shown].answers.labels, answered[shown].answers.predictions, strict=True) if shown else ()
     csv.write_confusion([(classes[label], classes[answer]) for label, answer in pairs], out / "confusion.csv")
     picture.draw(matrix, out / "matrix.png")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,26 @@ class Rows:
     def head(self, rows: int) -> Rows:
         """The first rows; splits are in hash order, so they are a random sample."""
         return Rows(self.row_id[:rows], {name: x[:rows] for name, x in self.inputs.items()}, self.labels[:rows])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to put raw rows to a program: a point of the grid over which two programs must answer alike."""
+
+    where: str  # in words: "batch 3", "batch 3, length 16, left padding"
+    batch_size: int
+    inputs: Mapping[str, np.ndarray]  # first axis the row; cut into whole batches
+    padded: bool = False  # whether a mask hides a part of some row
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A fault by what it does: a program with it answers as the right one answers `change(inputs, values)`."""
+
+    words: Callable[[Sequence[float]], str]  # what is wrong, told with the values that explain the answers
+    change: Callable[[Mapping[str, np.ndarray], Sequence[float]], Mapping[str, np.ndarray]]
+    values: Sequence[Sequence[float]] = ((),)  # tried one after the other
+    fit: bool = False  # whether to search on from the best of them
 
 
 def read_rows(prepared: Path, split: str, spec: Spec) -> Rows:

@@ -21,10 +21,11 @@ from components.parity import check_build
 from components.targets import TARGETS
 
 TIMINGS = Path(".temper/timings")
-# What a cell is made with, besides its target and runtime: all that this file imports, as a contract test holds.
+# What a cell is made with, besides its task, target and runtime: all that this file imports, as a contract test holds.
 CODE = (
     "components/cell.py",
     "components/data.py",
+    "components/diagnosis.py",
     "components/engine.py",
     "components/graph.py",
     "components/parity.py",
@@ -60,7 +61,8 @@ def run(
         files = [data / "spec.json", data / "validation.parquet", data / "calibration.parquet", exported]
         told = {field: machine[field] for field in runtime.runtime_of(mine[name]).HOST}
         made_from = [mine[name].model_dump(), parity.model_dump(), threads, told]
-        return fingerprint_cell([*CODE, *runtime.code_of(mine[name])], *files, *made_from)
+        members = [f"components/tasks/{spec.task}.py", *runtime.code_of(mine[name])]
+        return fingerprint_cell([*CODE, *members], *files, *made_from)
 
     if export.status != "ok":  # nothing is built from a graph that is not the model
         cell.spread(Record(export.status, f"export: {export.reason}", detail=export.detail), mine, out)

@@ -6,6 +6,9 @@ keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class TemperError(Exception):
     """Base of what is reported without a traceback."""
@@ -36,7 +39,11 @@ class TrainingError(TemperError):
 
 
 class Refused(TemperError):
-    """A gate refused one cell; a result, not a fault. `reason` goes into the cell's record."""
+    """A gate refused one cell; a result, not a fault. Reason and figures go into the cell's record."""
+
+    def __init__(self, reason: str, figures: Mapping[str, Any] | None = None) -> None:
+        self.figures = dict(figures or {})
+        super().__init__(reason)
 
 
 class NotMeasured(TemperError):

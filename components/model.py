@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from components.data import Rows, Spec
+from components.data import Case, Rows, Spec, Suspect
 from components.params import Family as FamilyParams
-from components.params import Loss
+from components.params import Loss, Parity
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
 
@@ -80,6 +81,18 @@ class Task(Protocol):
         ...
 
     def metrics(self, logits: Any, labels: Any) -> dict[str, float]: ...
+
+    def grid(self, inputs: Mapping[str, np.ndarray], parity: Parity) -> Iterator[Case]:
+        """The cases in which an exported or quantized model must answer raw rows as the model does.
+
+        Images: the batch sizes. A task with a mask adds lengths, left padding and holes: right-padded rows do not
+        show that a mask is lost.
+        """
+        ...
+
+    def suspects(self, spec: Spec) -> list[Suspect]:
+        """The faults of an export that this task's inputs may have, to name the one that explains wrong answers."""
+        ...
 
 
 @dataclass(frozen=True)

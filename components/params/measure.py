@@ -15,6 +15,7 @@ class Parity(Section):
     max_export_difference: Positive  # largest logit difference torch to ONNX
     min_export_agreement: Share  # top-1 answers torch to ONNX
     min_build_agreement: Share  # top-1 answers ONNX to a quantized build
+    max_build_kl: Positive | None = None  # KL divergence, nats, mean over the rows; null or left out is no limit
 
 
 class Benchmark(Section):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.data import Spec
-from components.params import Loss
+from components.data import Case, Spec, Suspect
+from components.params import Loss, Parity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,3 +50,33 @@ def metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "accuracy": float(right.mean()),
         "worst_class_accuracy": min(float(right[labels == label].mean()) for label in np.unique(labels)),
     }
+
+
+def grid(inputs: Mapping[str, np.ndarray], parity: Parity) -> Iterator[Case]:
+    """Exporters and quantizers go wrong at some batch sizes only, 1 above all."""
+    for size in parity.batch_sizes:
+        yield Case(f"batch {size}", size, inputs)
+
+
+def suspects(spec: Spec) -> list[Suspect]:
+    """Images normalised with another mean and standard deviation than the spec's: none, of 0 to 1, or any."""
+    mean, std = (np.array(spec.statistics[key]) for key in ("mean", "std"))
+    channels, gray = len(mean), len(spec.shape) == 2
+
+    def change(inputs: Mapping[str, np.ndarray], values: Sequence[float]) -> dict[str, np.ndarray]:
+        shift, scale = np.array(values[:channels]), np.array(values[channels:])
+        image = inputs["image"][..., None] if gray else inputs["image"]
+        moved = ((image - shift) / scale * std + mean).astype(np.float32)
+        return {"image": moved[..., 0] if gray else moved}
+
+    def words(values: Sequence[float]) -> str:
+        used, right = ([f"{value:.4g}" for value in side] for side in (values, [*mean, *std]))
+        return (
+            f"stale preprocessing: these are the answers to images normalised with mean {', '.join(used[:channels])} "
+            f"and std {', '.join(used[channels:])}, the data have mean {', '.join(right[:channels])} and std "
+            f"{', '.join(right[channels:])}"
+        )
+
+    known = [(0.0, 1.0), (0.0, 255.0), (127.5, 127.5)]
+    starts = [[shift] * channels + [scale] * channels for shift, scale in known]
+    return [Suspect(words, change, [*starts, [*mean, *std]], fit=True)]

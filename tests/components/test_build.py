@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from components import assemble, build, engine, evaluate, hashing, runtime
 from components.cell import Record
 from components.data import Spec, read_rows
 from components.hashing import sha256_file
-from components.params import OnnxFp32, OnnxInt8Dynamic, OnnxInt8Static, Parity, Target, TensorRt
+from components.params import OnnxFp16, OnnxFp32, OnnxInt8Dynamic, OnnxInt8Static, Parity, Target, TensorRt
 from components.targets import TARGETS
 from tests.contracts.test_members import tiny
 
@@ -132,43 +134,90 @@ def refused(out: Path, reason: str, targets: Mapping[str, Target] = ONNX) -> Non
         assert sorted(path.name for path in (out / target).iterdir()) == ["record.json"]
 
 
-def test_dropped_preprocessing_refuses_all_cells(
-    prepared: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [([0.0], [1.0], "mean 0 and std 1"), ([3.0], [4.0], "mean 3 and std 4")],
+)
+def test_stale_preprocessing_refuses_all_cells(
+    prepared: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mean: Any, std: Any, words: str
 ) -> None:
+    """The graph normalises with other statistics than the model's; none at all is 0 and 1."""
     model, honest = make(tmp_path / "model", "mlp", spec), build.export
-
-    def without(model: Any, example: Any, out: Path) -> None:
-        graph = tmp_path / "honest.onnx"
-        honest(model, example, graph)
-        loaded = onnx.load(graph)
-        (div,) = (node for node in loaded.graph.node if node.op_type == "Div")
-        for node in loaded.graph.node:
-            if div.output[0] in node.input:
-                node.input[list(node.input).index(div.output[0])] = "unsqueeze"
-        onnx.save(loaded, out)
-
-    monkeypatch.setattr(build, "export", without)
+    other = spec.model_copy(update={"statistics": {"mean": mean, "std": std}})
+    monkeypatch.setattr(build, "export", lambda model, *args: honest(replace(model, spec=other), *args))
     run(model, prepared, tmp_path / "out")
     refused(tmp_path / "out", "export: torch -> ONNX, batch 1: ")
-    assert Record.read(tmp_path / "out" / "export").status == "refused"
+    export = Record.read(tmp_path / "out" / "export")
+    assert export.status == "refused"
+    found = re.search(r"stale preprocessing: .* normalised with mean (\S+) and std (\S+), the data have", export.reason)
+    assert found and [float(x) for x in found.groups()] == pytest.approx([*mean, *std], abs=0.02), export.reason
+    assert len(export.figures["parity"]["grid"]) == 3
 
 
-def test_swapped_classes_refuse_that_cell(
-    prepared: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_overflow_in_half_precision_refuses_that_cell(prepared: Path, spec: Spec, tmp_path: Path) -> None:
+    """Hidden values of millions, made small again behind: float32 has room for them."""
+    model = assemble.load(make(tmp_path / "model", "mlp", spec))
+    with torch.no_grad():
+        first, *_, last = (module for module in model.module.modules() if isinstance(module, torch.nn.Linear))
+        first.weight *= 1e7
+        last.weight /= 1e7
+    assemble.save(model, tmp_path / "model")
+    targets: dict[str, Target] = {"fp32": ONNX["fp32"], "half": OnnxFp16(kind="onnx_fp16")}
+    assert sorted(run(tmp_path / "model", prepared, tmp_path / "out", **targets)) == ["export", "fp32"]
+    refused(tmp_path / "out", "ONNX -> half, batch 1: ", {"half": targets["half"]})
+    reason = Record.read(tmp_path / "out" / "half").reason
+    assert re.search(r"overflow in half precision, which ends at 65504: \w+ \S+ reaches \S+ in float32$", reason), (
+        reason
+    )
+
+
+def swapped(graph: onnx.GraphProto) -> None:
+    """Reverse the classes: what the last layer has ten of."""
+    for tensor in graph.initializer:
+        if tensor.dims and tensor.dims[0] == 10:
+            flipped = onnx.numpy_helper.to_array(tensor)[::-1].copy()
+            tensor.CopyFrom(onnx.numpy_helper.from_array(flipped, tensor.name))
+
+
+def stale(graph: onnx.GraphProto) -> None:
+    """Normalise with mean 0 and std 1: not at all."""
+    steps = {node.input[1]: node.op_type for node in graph.node if node.op_type in ("Sub", "Div")}
+    for tensor in graph.initializer:
+        if tensor.name in steps:
+            value = np.full(tensor.dims, 0 if steps[tensor.name] == "Sub" else 1, np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (swapped, r"labels are swapped"),
+        (stale, "stale preprocessing: .* normalised with mean 0 and std 1, the data have mean 4.881 and std 6.078"),
+    ],
+)
+def test_a_builds_fault_refuses_that_cell(
+    prepared: Path,
+    spec: Spec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[onnx.GraphProto], None],
+    words: str,
 ) -> None:
-    def swapped(exported: Path, params: Any, context: Any, out: Path) -> dict[str, Any]:
-        loaded = onnx.load(exported)
-        for tensor in loaded.graph.initializer:
-            if tensor.dims and tensor.dims[0] == 10:
-                flipped = onnx.numpy_helper.to_array(tensor)[::-1].copy()
-                tensor.CopyFrom(onnx.numpy_helper.from_array(flipped, tensor.name))
-        onnx.save(loaded, out / "model.onnx")
-        return {}
+    honest = TARGETS["onnx_int8_dynamic"].run
 
-    monkeypatch.setattr(TARGETS["onnx_int8_dynamic"], "run", swapped)
+    def planted(exported: Path, params: Any, context: Any, out: Path) -> dict[str, Any]:
+        loaded = onnx.load(exported)
+        fault(loaded.graph)
+        onnx.save(loaded, tmp_path / "planted.onnx")
+        return honest(tmp_path / "planted.onnx", params, context, out)
+
+    monkeypatch.setattr(TARGETS["onnx_int8_dynamic"], "run", planted)
     metrics = run(make(tmp_path / "model", "mlp", spec), prepared, tmp_path / "out")
     assert sorted(metrics) == ["export", "fp32", "static"]
     refused(tmp_path / "out", "ONNX -> dynamic, batch 1: ", {"dynamic": ONNX["dynamic"]})
+    record = Record.read(tmp_path / "out" / "dynamic")
+    assert re.search(words, record.reason), record.reason
+    assert [row["batch_size"] for row in record.figures["parity"]["grid"]] == [1, 3, 16]
 
 
 def test_nan_weights_refuse_all_cells(prepared: Path, spec: Spec, tmp_path: Path) -> None:
@@ -223,7 +272,8 @@ CHANGES = [
     ("components/engine.py", "trt"),
     ("components/graph.py", f"{ALL} trt"),
     ("components/answers.py", "evaluated"),
-    ("components/tasks/image_classification.py", f"{ALL} evaluated"),
+    ("components/tasks/image_classification.py", f"{ALL} trt evaluated"),
+    ("components/diagnosis.py", f"{ALL} trt"),
     ("isa", f"{ALL} evaluated"),
     ("gpu", "trt"),
     ("tensorrt", "trt"),

@@ -20,6 +20,7 @@ from components.data import Spec
 from components.decide import decide
 from components.errors import TemperError
 from components.report import terminal
+from tests.components.test_answers import damage
 
 HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "onnxruntime": ["cpu"], "tensorrt": None}
 EVIL = "<script>alert(1)</script> [bold]"
@@ -36,13 +37,15 @@ def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) ->
     loaded = loaded.model_copy(update={"variants": variants, "benchmark": fast, "compare": compared})
     shutil.copytree(prepared, "work/data/prepared")
     mlp = params.Mlp(family="mlp", hidden=[4], dropout=0.0)
+    parity = {"agreement": 1.0, "max_logit_difference": 0.1, "kl": 0.01, "grid": []}
     for variant, scale in (("base", 1.0), ("small", -1.0)):
+        Record("ok", figures={"parity": parity | {"kl": 0.0}}).write(Path("work/builds", variant, "export"))
         assemble.save(assemble.create(mlp, Spec.read(prepared)), Path("work/models", variant))
         for target, settings in loaded.targets.items():
             if runtime.runtime_of(settings).DEVICE:
                 Record("not measured", "no CUDA device").write(Path("work/engines", variant, target))
             else:
-                figures = {"bytes": 1, "digest": make_build(variant, target, scale)}
+                figures = {"bytes": 1, "digest": make_build(variant, target, scale), "parity": parity}
                 Record("ok", figures=figures).write(Path("work/builds", variant, target))
     Record("refused", f"parity: {EVIL}").write(Path("work/builds/base/int8_dynamic"))
     Record("failed", "RuntimeError: planted").write(Path("work/builds/small/fp32"))
@@ -143,8 +146,24 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
     assert rows["base/trt_fp16"]["status"] == "not measured"
     reference, same = rows["base/fp32"], rows["base/int8_static"]
     assert matrix["reference"] == "base/fp32"
+    assert (reference["parity"]["kl"], reference["parity"]["export"]["kl"]) == (0.01, 0.0)
+    assert rows["base/trt_fp16"]["parity"] is None
     assert (reference["verdict"], reference["accuracy_difference"]) == ("no worse", 0.0)
     assert (same["verdict"], same["flips"]["changed"]) == ("no worse", 0.0)  # the same weights
+    assert (same["interval"], same["ece_change"]) == ("identical", {"difference": 0, "low": 0, "high": 0})
+    other = rows["small/int8_static"]  # the same weights with the other sign
+    assert (other["interval"], other["rows"]) == ("paired bootstrap", 120)
+    assert set(other["classes"]) == set(map(str, range(10)))
+    assert sum(one["rows"] for one in other["classes"].values()) == 120
+    fell = other["class_change"]
+    assert fell["change"] == min(one["change"] for one in other["classes"].values())
+    assert fell["low"] <= fell["change"] < fell["high"]
+    assert other["ece_change"]["difference"] == pytest.approx(other["ece"] - reference["ece"])
+    flips = other["flips"]
+    assert flips["wrong_to_right"] - flips["right_to_wrong"] == pytest.approx(other["accuracy_difference"])
+    best = next(row for row in rows.values() if row["cell"] == matrix["best"])
+    assert other["versus_best"]["difference"] == pytest.approx(other["accuracy"] - best["accuracy"])
+    assert set(other["versus_best"]) >= {"class_change", "ece_change", "flips", "interval", "rows"}
     assert set(reference["latency_ms"]) == {"1", "32"}
     assert reference["size_mb"] == Path("work/builds/base/fp32/model.onnx").stat().st_size / 1e6
     assert reference["parameters"] == 64 * 4 + 4 + 4 * 10 + 10
@@ -210,10 +229,35 @@ def test_a_champion_is_compared_on_the_same_rows(measured: Workspace) -> None:
     assert "chosen" in text
     printed(matrix, None, width=80)
 
-    other = answers.read(work / "champion")
-    answers.write(answers.Answers(other.row_id[::-1], other.labels, other.predictions, other.logits), work / "champion")
-    with pytest.raises(TemperError, match="different test rows"):
+
+@pytest.mark.parametrize("cell", ["base/int8_static", "champion"])
+@pytest.mark.parametrize("fault", ["doubled", "other data"])
+def test_damaged_answers_stop_it_by_name(measured: Workspace, cell: str, fault: str) -> None:
+    loaded, work = measured
+    for variant in loaded.variants:
+        run_evaluate(loaded, work, variant)
+    run_benchmark(loaded, work)
+    folder = work / "champion" if cell == "champion" else work / "predictions" / cell
+    if cell == "champion":
+        shutil.rmtree(folder)
+        shutil.copytree(work / "predictions/base/fp32", folder)
+    damage(fault, folder, work / "data/prepared/test.parquet")
+    with pytest.raises(TemperError, match=f"^{folder}/predictions.parquet: .*; run `dvc repro`"):
         run_compare(loaded, work)
+    assert not list((work / "matrix").iterdir())  # nothing half-written
+
+
+def test_answers_that_were_changed_are_asked_again(measured: Workspace) -> None:
+    """What `dvc repro` does for them, though nothing that they were made from has changed."""
+    loaded, work = measured
+    run_evaluate(loaded, work, "base")
+    shutil.move(work / "predictions/base", work / "before")
+    honest = (work / "before/fp32/predictions.parquet").read_bytes()
+    damage("shuffled", work / "before/fp32", work / "data/prepared/test.parquet")
+    (work / "before/int8_static/mark").touch()
+    assert set(run_evaluate(loaded, work, "base", work / "before")) == {"fp32", "int8_static"}
+    assert (work / "predictions/base/fp32/predictions.parquet").read_bytes() == honest
+    assert (work / "predictions/base/int8_static/mark").exists()
 
 
 def test_a_matrix_without_any_measured_cell_still_comes(measured: Workspace) -> None:

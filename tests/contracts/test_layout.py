@@ -126,7 +126,7 @@ def test_deps_cover_the_code_a_stage_imports(verb: str) -> None:
     ("verb", "members"),
     [
         ("build", ("families", "tasks", "targets", "runtimes")),
-        ("engine", ("targets", "runtimes")),
+        ("engine", ("tasks", "targets", "runtimes")),
         ("evaluate", ("tasks", "runtimes")),
     ],
 )
