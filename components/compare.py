@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from components import answers, picture, proof, report, runtime
+from components import answers, picture, proof, report, runtime, speed
 from components.answers import Answers
 from components.cell import Record
 from components.data import Spec
@@ -58,7 +58,7 @@ def timing(cell: str, reference: str, seconds: Seconds, confidence: float) -> di
     def against(other: str) -> dict[str, list[float]]:
         theirs = seconds.get(other, {})
         return {
-            str(size): list(proof.speed(theirs[size], values, confidence))
+            str(size): list(speed.ratio(theirs[size], values, confidence))
             for size, values in mine.items()
             if size in theirs
         }
@@ -67,7 +67,7 @@ def timing(cell: str, reference: str, seconds: Seconds, confidence: float) -> di
     return {
         "latency_ms": {str(size): float(np.median(values)) * 1000 for size, values in mine.items()},
         "speedup": speedup,
-        "speed_verdict": {size: proof.speed_verdict(low, high) for size, (_, low, high) in speedup.items()},
+        "speed_verdict": {size: speed.verdict(low, high) for size, (_, low, high) in speedup.items()},
         "speedup_eager": against("eager"),
     }
 
@@ -78,8 +78,8 @@ def beaten_by(cells: list[str], size: int, seconds: Seconds, confidence: float) 
     beaten: dict[str, dict[str, list[float]]] = {cell: {} for cell in cells}
     for cell, mine in timed.items():
         for other, theirs in timed.items():
-            times, low, high = proof.speed(mine, theirs, confidence)
-            if proof.speed_verdict(low, high) == "faster":
+            times, low, high = speed.ratio(mine, theirs, confidence)
+            if speed.verdict(low, high) == "faster":
                 beaten[cell][other] = [times, low, high]
     return beaten
 

@@ -1,7 +1,6 @@
-"""Statistics of the matrix: what a difference in accuracy or in speed on the same rows and rounds is worth.
+"""Statistics of the matrix: what a difference in accuracy on the same rows is worth.
 
-Accuracy is paired by row and speed by round, so that what all cells have in common (hard rows, a busy
-machine) cancels out.
+Paired by row, so that what all cells have in common (hard rows) cancels out. Of speeds: components/speed.py.
 """
 
 from __future__ import annotations
@@ -12,10 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 AccuracyVerdict = Literal["better", "no worse", "worse", "cannot tell"]
-SpeedVerdict = Literal["faster", "same", "slower"]
-
-# Two sessions of one and the same file differ by up to about this (memory layout); what is closer is not told apart.
-SAME_SPEED = 0.02
 
 
 def interval(gained: int, lost: int, rows: int, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
@@ -102,24 +97,3 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) ->
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
-
-
-def median_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Distribution-free interval of the median from order statistics; least and greatest if there are too few."""
-    from scipy.stats import binom
-
-    ordered = np.sort(values)
-    skip = max(int(binom.ppf((1 - confidence) / 2, len(ordered), 0.5)) - 1, 0)
-    return float(ordered[skip]), float(ordered[len(ordered) - 1 - skip])
-
-
-def speed_verdict(low: float, high: float) -> SpeedVerdict:
-    if low > 1 + SAME_SPEED:
-        return "faster"
-    return "slower" if high < 1 - SAME_SPEED else "same"
-
-
-def speed(reference_seconds: np.ndarray, seconds: np.ndarray, confidence: float) -> tuple[float, float, float]:
-    """How many times as fast: median over rounds of reference / other, with its interval. Both (rounds,)."""
-    ratios = reference_seconds / seconds
-    return float(np.median(ratios)), *median_interval(ratios, confidence)

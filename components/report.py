@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.proof import SAME_SPEED
+from components import speed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,7 @@ def reading(matrix: Mapping[str, Any]) -> str:
         confidence=matrix["confidence"],
         margin=matrix["margin"] * 100,
         rounds=matrix["rounds"],
-        same=SAME_SPEED,
+        same=speed.SAME,
     )
 
 
