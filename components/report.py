@@ -22,7 +22,8 @@ LOUD = 0.1  # noise from which a reader should know that the machine was not qui
 HOW_TO_READ = (
     "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
     "and verdict against a margin of {margin:g} points. Latency: median over {rounds} interleaved rounds; how many "
-    "times as fast as {reference}, with its {confidence:.0%} interval; within {same:.0%} it reads same."
+    "times as fast as {reference}, with its {confidence:.0%} interval; faster or slower if surely beyond {same:.0%} "
+    "and the control's noise, same if surely within {near:.0%}."
 )
 
 
@@ -34,6 +35,7 @@ def reading(matrix: Mapping[str, Any]) -> str:
         margin=matrix["margin"] * 100,
         rounds=matrix["rounds"],
         same=speed.SAME,
+        near=speed.NEAR,
     )
 
 

@@ -341,3 +341,14 @@ def test_the_page_says_in_what_a_build_multiplies(figures: dict[str, Any], words
 @pytest.mark.parametrize(("value", "text"), [(0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")])
 def test_figures_are_short_and_plain(value: float, text: str) -> None:
     assert report.figure(value) == text
+
+
+def test_timings_of_another_machine_leave_nothing_half_written(measured: Workspace) -> None:
+    loaded, work = measured
+    for variant in loaded.variants:
+        run_evaluate(loaded, work, variant)
+    run_benchmark(loaded, work)
+    (work / "host.json").write_text(json.dumps({**HOST, "machine": "another"}), "utf-8")
+    with pytest.raises(TemperError, match="timed on another machine .machine 'test', here 'another'.; run `dvc repro"):
+        run_compare(loaded, work)
+    assert not list((work / "matrix").iterdir())
