@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 VERDICT = {"better": "green", "no worse": "green", "cannot tell": "yellow", "worse": "red"}
 SPEED = {"faster": "green", "same": "default", "slower": "red", "cannot tell": "yellow"}
-LOUD = 0.1  # noise from which a reader should know that the machine was not quiet
 HOW_TO_READ = (
     "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
     "and verdict against a margin of {margin:g} points. Latency: median over {rounds} interleaved rounds; how many "
@@ -123,8 +122,6 @@ def control_words(matrix: Mapping[str, Any]) -> str:
         words += " It must read same: do not trust the speeds, measure again on a quiet machine."
     elif "cannot tell" in verdicts:
         words += " The machine was too noisy to tell small differences in speed: measure again when it is quiet."
-    elif noise > LOUD:
-        words += " The machine was busy: measure again when it is quiet."
     return words
 
 

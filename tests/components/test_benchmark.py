@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from components import benchmark, params
 
@@ -85,3 +87,10 @@ def test_a_cell_that_is_clearly_faster_needs_no_more_rounds_but_a_noisy_copy_doe
     assert benchmark.undecided({"ref": quiet, "control": quiet, "fast": fast}, "ref") == []
     assert "control" in benchmark.undecided({"ref": quiet, "control": noisy, "fast": fast}, "ref")
     assert benchmark.undecided({"eager": noisy}, "ref") == []  # nothing to tell it from
+
+
+def test_the_stage_is_run_again_where_its_timings_would_not_hold(root: Path) -> None:
+    """What machine.json names of the host is what dvc.yaml watches."""
+    stages: dict[str, Any] = YAML(typ="safe").load((root / "dvc.yaml").read_text("utf-8"))["stages"]
+    watched = [entry for entry in stages["benchmark"]["params"] if "work/observed/host.json" in entry]
+    assert watched == [{"work/observed/host.json": list(benchmark.HOST)}]
