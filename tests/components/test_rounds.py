@@ -59,6 +59,11 @@ def test_rows_a_second_by_hand() -> None:
     assert found["p50_ms"] == pytest.approx(200)
 
 
+def test_an_interrupted_call_does_not_move_its_round() -> None:
+    found = rounds.medians({"base/fp32": {1: [np.array([0.1, 0.1, 5.0]), np.array([0.3, 0.2, 0.1])]}})
+    assert found["base/fp32"][1].tolist() == [0.1, 0.2]
+
+
 def other_columns(path: Path) -> None:
     pq.write_table(pa.table({"cell": ["base/fp32"], "seconds": [0.1]}), path)
 
