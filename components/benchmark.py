@@ -17,13 +17,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components import energy, footprint, pinning, rounds, runtime, speed
+from components import energy, footprint, host, pinning, rounds, runtime, speed
 from components.cell import Record
 from components.data import Rows, Spec, read_rows
 from components.params import Benchmark, OnnxFp32, Target, Variant
@@ -36,7 +37,6 @@ Call = Callable[[Inputs], Any]
 
 # What timings hang on: of another machine's they say nothing. dvc.yaml lists the same fields.
 HOST = ("machine", "isa", "cores", "gpu", "onnxruntime", "tensorrt")
-MACHINE = "machine.json"
 EAGER, CONTROL = "eager", "control"
 MOST_CALLS = 100  # in a turn: more make the file larger, not the median truer
 LEAST_CALLS = 3  # so that one interrupted call does not move a turn's median
@@ -145,6 +145,48 @@ def turns(
     return seconds
 
 
+@dataclass(frozen=True)
+class Cell:
+    """What can be timed: `open` gives a call of a new session."""
+
+    open: Callable[[], Call]
+    sizes: list[int]  # that the build is made for
+    device: bool
+
+
+def examine(
+    variants: Mapping[str, Variant],
+    targets: Mapping[str, Target],
+    benchmark: Benchmark,
+    threads: int,
+    rows: Rows,
+    builds: Path,
+    engines: Path,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Cell]]:
+    """(what cells.json says of every cell, those that work)"""
+    said: dict[str, dict[str, Any]] = {}
+    working: dict[str, Cell] = {}
+    for variant in variants:
+        for name, target in targets.items():
+            cell = f"{variant}/{name}"
+            build = runtime.folder_of(target, name, builds / variant, engines / variant)
+            record = Record.read(build)
+            if record.status != "ok":
+                said[cell] = {"status": record.status, "reason": record.reason}
+                continue
+            sizes = [size for size in benchmark.batch_sizes if runtime.takes(build, size)]
+            largest = batch(rows, max(benchmark.batch_sizes))
+            said[cell] = footprint.fresh(build, threads, largest, sizes, benchmark.loads)
+            if said[cell]["status"] == "ok":
+                said[cell] |= {"batch_sizes": sizes, "energy_mj": dict.fromkeys(map(str, sizes))}
+                working[cell] = Cell(partial(opened, build, threads), sizes, runtime.runtime_of(target).DEVICE)
+    return said, working
+
+
+def opened(build: Path, threads: int) -> Call:
+    return runtime.open_build(build, threads).run
+
+
 def run(
     variants: Mapping[str, Variant],
     targets: Mapping[str, Target],
@@ -154,78 +196,54 @@ def run(
     models: Path,
     builds: Path,
     engines: Path,
-    host: Path,
     out: Path,
 ) -> dict[str, Any]:
     """cells.json, rounds.parquet and machine.json: where this was measured, and with what energy counter."""
+    here = host.describe()
     rows = read_rows(data, "validation", Spec.read(data))
     first = next(iter(variants))
     reference = f"{first}/{next(name for name, target in targets.items() if isinstance(target, OnnxFp32))}"
-    cells: dict[str, dict[str, Any]] = {}
-    openers: dict[str, Callable[[], Call]] = {}
-    sizes: dict[str, list[int]] = {}  # that a build is made for
-    device: dict[str, bool] = {}
-
-    for variant in variants:
-        for name, target in targets.items():
-            cell = f"{variant}/{name}"
-            build = runtime.folder_of(target, name, builds / variant, engines / variant)
-            record = Record.read(build)
-            if record.status != "ok":
-                cells[cell] = {"status": record.status, "reason": record.reason}
-                continue
-            able = [size for size in benchmark.batch_sizes if runtime.takes(build, size)]
-            largest = batch(rows, max(benchmark.batch_sizes))
-            cells[cell] = footprint.fresh(build, threads, largest, able, benchmark.loads)
-            if cells[cell]["status"] == "ok":
-                openers[cell], sizes[cell] = partial(opened, build, threads), able
-                device[cell] = runtime.runtime_of(target).DEVICE
-                cells[cell] |= {"batch_sizes": able, "energy_mj": dict.fromkeys(map(str, able))}
-    if reference in openers:
-        openers[CONTROL], sizes[CONTROL] = openers[reference], sizes[reference]
-
+    said, cells = examine(variants, targets, benchmark, threads, rows, builds, engines)
     on = pinning.processors(threads)
     eagers = eager(models / first, threads, batch(rows, 1), on)
-    counters, missing = energy.found(any(device.values()))
+    counters, missing = energy.found(any(cell.device for cell in cells.values()))
     measured: dict[str, dict[int, list[np.ndarray]]] = {}
     for size in benchmark.batch_sizes:
         inputs = batch(rows, size)
-        able_now = {name: opener for name, opener in openers.items() if size in sizes[name]}
+        able = {name: cell for name, cell in cells.items() if size in cell.sizes}
+        openers = {name: cell.open for name, cell in able.items()}
+        if reference in openers:
+            openers[CONTROL] = openers[reference]
         with pinning.first(on):
             # Its best foot: a speed-up over a hobbled PyTorch would be none.
             best = min(eagers, key=lambda call: float(np.median(timed(call, inputs, benchmark.warmup))))
             time.sleep(EAGER_SPINS_S)
-            entries: dict[str, Callable[[], Call]] = {**able_now, EAGER: partial(_same, best)}
-            for name, by_round in turns(entries, reference, inputs, benchmark, on).items():
+            openers[EAGER] = partial(_same, best)
+            for name, by_round in turns(openers, reference, inputs, benchmark, on).items():
                 measured.setdefault(name, {})[size] = by_round
             counted = {
-                name: (pinning.spread(opener, on), counters[device[name]])
-                for name, opener in able_now.items()
-                if device.get(name) in counters
+                name: (pinning.spread(cell.open, on), counters[cell.device])
+                for name, cell in able.items()
+                if cell.device in counters
             }
             for name, millijoules in energy.per_row(counted, inputs, size).items():
-                cells[name]["energy_mj"][str(size)] = millijoules
+                said[name]["energy_mj"][str(size)] = millijoules
         log.info("benchmark: batch %d: %d rounds", size, len(measured[EAGER][size]))
 
     rounds.write(measured, out)
-    known = json.loads(host.read_text("utf-8"))
     machine = {
-        "host": {field: known[field] for field in HOST},
+        "host": {field: here[field] for field in HOST},
         "threads": threads,
         "processors": on,  # that the threads were pinned to
         "energy": {"counter": "; ".join(c.name for c in counters.values()) or None, "reason": missing},
     }
-    for file, content in (("cells.json", cells), (MACHINE, machine)):
+    for file, content in (("cells.json", said), ("machine.json", machine)):
         (out / file).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
     return summary(measured)
 
 
 def _same(call: Call) -> Call:
     return call
-
-
-def opened(build: Path, threads: int) -> Call:
-    return runtime.open_build(build, threads).run
 
 
 def summary(measured: Turns) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from components import answers, assemble, benchmark, compare, evaluate, params, picture, report, runtime, timing
+from components import answers, assemble, benchmark, compare, evaluate, host, params, picture, report, runtime, timing
 from components.cell import Record
 from components.data import Spec
 from components.decide import decide
@@ -29,7 +29,9 @@ Workspace = tuple[params.Params, Path]
 
 
 @pytest.fixture
-def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) -> Workspace:
+def measured(
+    workspace: Path, make_build: Callable[..., str], prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
     """Variants base and small; base/int8_dynamic is refused, small/fp32 failed, TensorRT is not measured."""
     loaded = params.load(Path("params.yaml"))
     variants = {"base": loaded.variants["base"], "small": loaded.variants["pruned"]}
@@ -52,6 +54,7 @@ def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) ->
     Record("failed", "RuntimeError: planted").write(Path("work/builds/small/fp32"))
     Record("not measured", "no model is registered as champion yet").write(Path("work/champion"))
     Path("work/host.json").write_text(json.dumps(HOST), "utf-8")
+    monkeypatch.setattr(host, "describe", lambda: HOST)
     return loaded, Path("work")
 
 
@@ -65,7 +68,7 @@ def run_evaluate(loaded: params.Params, work: Path, variant: str, previous: Path
 
 def run_benchmark(loaded: params.Params, work: Path) -> dict[str, Any]:
     (work / "benchmark").mkdir(exist_ok=True)
-    where = [work / name for name in ("data/prepared", "models", "builds", "engines", "host.json", "benchmark")]
+    where = [work / name for name in ("data/prepared", "models", "builds", "engines", "benchmark")]
     return benchmark.run(loaded.variants, loaded.targets, loaded.benchmark, 1, *where)
 
 
