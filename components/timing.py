@@ -70,7 +70,8 @@ def of(
         "latency": latency,
         "speedup": speedup,
         "speed_verdict": {
-            size: speed.verdict(low, high, noise.get(int(size), 0.0)) for size, (_, low, high) in speedup.items()
+            size: "same" if cell == reference else speed.verdict(low, high, noise.get(int(size), 0.0))
+            for size, (_, low, high) in speedup.items()
         },
         "speedup_eager": against("eager"),
     }

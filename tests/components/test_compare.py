@@ -173,6 +173,7 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
     keys = {frozenset(metrics) for _, _, metrics, _ in tracked}
     assert len(tracked) == 10
     assert len(keys) == 1
+    assert {"p95_ms_1", "p99_ms_32", "rows_per_s_32", "energy_mj_1"} <= next(iter(keys))
     failed = next(line for line in tracked if line[0] == "small/fp32")
     assert np.isnan(failed[2]["accuracy"])
     assert failed[3]["status"] == "failed"
