@@ -20,9 +20,9 @@ VERDICT = {"better": "green", "no worse": "green", "cannot tell": "yellow", "wor
 SPEED = {"faster": "green", "same": "default", "slower": "red", "cannot tell": "yellow"}
 HOW_TO_READ = (
     "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
-    "and verdict against a margin of {margin:g} points. Latency: median of single calls in {rounds} interleaved rounds; "
-    "how many times as fast as {reference}, with its {confidence:.0%} interval; faster or slower if surely beyond {same:.0%} "
-    "and the control's noise, same if surely within {near:.0%}."
+    "and verdict against a margin of {margin:g} points. Latency: median of the calls in {rounds} interleaved rounds; "
+    "how many times as fast as {reference}, with its {confidence:.0%} interval; faster or slower if surely beyond "
+    "{same:.0%} and the control's noise, same if surely within {near:.0%}."
 )
 
 
