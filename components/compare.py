@@ -15,9 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from components import changed, front, matrix_json, picture, proof, runtime
+from components import changed, front, matrix_json, picture, rounds, runtime, timing
 from components.accuracy import Judged, quality, versus
 from components.cell import Record
 from components.data import Spec, read_rows
@@ -32,21 +30,6 @@ KERNELS = ("integer_nodes", "float_nodes", "half_nodes", "cast_nodes", "cuda_nod
 # What the figures may hang on, as installed when the cells were compared.
 PACKAGES = ("temper", "numpy", "scipy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu13")
 ARTIFACTS = ("matrix.json", "matrix.csv", "matrix.md", "matrix.png")  # of the pipeline's tracked run
-
-Seconds = Mapping[str, Mapping[int, np.ndarray]]  # cell, batch size: seconds of a call (rounds,)
-
-
-def read_seconds(folder: Path) -> Seconds:
-    import pandas as pd
-
-    rounds = pd.read_parquet(folder / "rounds.parquet").sort_values("round")
-    rounds["call"] = rounds["seconds"] / rounds["calls"]
-    seconds: dict[str, dict[int, np.ndarray]] = {}
-    for name, of_cell in rounds.groupby("cell"):
-        for size in sorted(of_cell["batch_size"].unique()):
-            turns = of_cell[of_cell["batch_size"] == size]
-            seconds.setdefault(str(name), {})[int(size)] = turns["call"].to_numpy()
-    return seconds
 
 
 def versions() -> dict[str, str]:
@@ -69,45 +52,6 @@ def parameters(model: Path) -> int:
     return count
 
 
-def timing(cell: str, reference: str, seconds: Seconds, confidence: float) -> dict[str, Any]:
-    """Latency, and speed against the reference and eager, by batch size; empty where it was not timed."""
-    mine = seconds.get(cell, {})
-
-    def against(other: str) -> dict[str, list[float]]:
-        theirs = seconds.get(other, {})
-        return {
-            str(size): list(proof.speed(theirs[size], values, confidence))
-            for size, values in mine.items()
-            if size in theirs
-        }
-
-    speedup = against(reference)
-    return {
-        "latency_ms": {str(size): float(np.median(values)) * 1000 for size, values in mine.items()},
-        "speedup": speedup,
-        "speed_verdict": {size: proof.speed_verdict(low, high) for size, (_, low, high) in speedup.items()},
-        "speedup_eager": against("eager"),
-    }
-
-
-def beaten_by(cells: list[str], size: int, seconds: Seconds, confidence: float) -> dict[str, dict[str, list[float]]]:
-    """For every cell those that are surely faster at this batch size, paired by round, and how many times."""
-    timed = {cell: seconds[cell][size] for cell in cells if size in seconds.get(cell, {})}
-    beaten: dict[str, dict[str, list[float]]] = {cell: {} for cell in cells}
-    for cell, mine in timed.items():
-        for other, theirs in timed.items():
-            times, low, high = proof.speed(mine, theirs, confidence)
-            if proof.speed_verdict(low, high) == "faster":
-                beaten[cell][other] = [times, low, high]
-    return beaten
-
-
-def control(timed: dict[str, Any]) -> dict[str, Any]:
-    """The A/A control's timing and, by batch size, the noise: what a speed must differ by to be seen here."""
-    noise = {size: max(abs(low - 1), abs(high - 1)) for size, (_, low, high) in timed["speedup"].items()}
-    return {**timed, "noise": noise}
-
-
 def parity_of(built: Record, export: Record) -> dict[str, Any] | None:
     """The gate's figures, ONNX -> build, with those of torch -> ONNX as `export`; None where a build has none.
 
@@ -128,7 +72,10 @@ def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
     figures |= {f"ece_{key}": (row["ece_change"] or {}).get(key) for key in ("difference", "low", "high")}
     figures |= {f"class_{key}": (row["class_change"] or {}).get(key) for key in ("change", "low", "high")}
     for size in map(str, sizes):
+        latency = row["latency"].get(size, {})
         figures[f"latency_ms_{size}"] = row["latency_ms"].get(size)
+        figures |= {f"{key}_{size}": latency.get(key) for key in ("p95_ms", "p99_ms", "rows_per_s")}
+        figures[f"energy_mj_{size}"] = row["energy_mj"].get(size)
         figures[f"speedup_{size}"] = row["speedup"].get(size, [None])[0]
         figures[f"speedup_eager_{size}"] = row["speedup_eager"].get(size, [None])[0]
     return {key: math.nan if value is None else float(value) for key, value in figures.items()}
@@ -177,13 +124,17 @@ def run(
     answered = {
         at: Judged.read(predictions / at, split, settings) for at, record in records.items() if record.status == "ok"
     }
-    footprints = json.loads((timings / "cells.json").read_text("utf-8"))
-    seconds = read_seconds(timings)
+    known_host = json.loads(host.read_text("utf-8"))
+    footprints, turns, machine = timing.read(timings, list(records), known_host)
+    medians = rounds.medians(turns)
+    copy = timing.control(timing.of("control", reference, turns, medians, {}, compare.confidence))
+    noise = {int(size): reach for size, reach in copy["noise"].items()}
     champion_record = Record.read(champion)
     champion_answers = Judged.read(champion, split, settings) if champion_record.status == "ok" else None
     # The first of the best in the order of params, so that ties do not hang on anything else.
     best = max(answered, key=lambda at: answered[at].answers.accuracy()) if answered else None
-    faster = beaten_by(list(records), policy.batch_size, seconds, compare.confidence)
+    at_policy = noise.get(policy.batch_size, 0.0)
+    faster = timing.beaten_by(list(records), policy.batch_size, medians, at_policy, compare.confidence)
 
     rows = []
     for variant, target in names:
@@ -213,10 +164,11 @@ def run(
                 "parameters": parameters(models / variant),
                 "size_mb": file.stat().st_size / 1e6 if file else None,
                 **quality(mine, answered.get(reference), classes, settings),
-                **timing(at, reference, seconds, compare.confidence),
+                **timing.of(at, reference, turns, medians, noise, compare.confidence),
                 "beaten_by": faster[at],
-                "load_ms": foot.get("load_ms"),
+                **{key: foot.get(key) for key in ("load_ms", "load_low_ms", "load_high_ms", "loads")},
                 "peak_memory_mb": foot.get("peak_memory_mb"),
+                "energy_mj": foot.get("energy_mj", {}),
                 "parity": parity_of(built, Record.read(builds / variant / "export")),
                 **{key: built.figures.get(key) for key in KERNELS},
                 "versus_best": versus(mine, answered[best] if best else None, classes, settings),
@@ -234,18 +186,21 @@ def run(
         "reference_status": next(row["status"] for row in rows if row["cell"] == reference),
         "best": best,
         "test_rows": len(next(iter(answered.values())).answers.labels) if answered else 0,
-        "host": json.loads(host.read_text("utf-8")),
         "versions": versions(),
         "data_sha256": sha256_tree(data),
-        "batch_sizes": sorted({size for by_size in seconds.values() for size in by_size}),
+        "host": known_host,
+        "threads": machine["threads"],
+        "processors": machine["processors"],
+        "energy": machine["energy"],
+        "batch_sizes": sorted({size for by_size in turns.values() for size in by_size}),
         "batch_size": policy.batch_size,
         "confidence": compare.confidence,
         "margin": policy.margin,
-        "rounds": max((len(values) for by_size in seconds.values() for values in by_size.values()), default=0),
+        "rounds": max((len(by_size.get(policy.batch_size, ())) for by_size in turns.values()), default=0),
         "front": [cell for cell, by in dominating.items() if by == []],
         "cells": rows,
-        "control": control(timing("control", reference, seconds, compare.confidence)),
-        "eager": timing("eager", reference, seconds, compare.confidence),
+        "control": copy,
+        "eager": timing.of("eager", reference, turns, medians, noise, compare.confidence),
         "champion": {
             "status": champion_record.status,
             "reason": champion_record.reason,

@@ -194,7 +194,10 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
         )
     if version is not None and matrix["champion"]["status"] != "ok":
         words += f"; the champion was not compared: {matrix['champion']['reason']}"
-    if matrix["control"].get("speed_verdict", {}).get(str(policy.batch_size), "same") != "same":
+    control = matrix["control"].get("speed_verdict", {}).get(str(policy.batch_size), "same")
+    if control == "cannot tell":
+        words += "; beware: the machine was too noisy to tell small differences, measure again when it is quiet"
+    elif control != "same":
         words += "; beware: the reference differed in speed from its own copy, measure again on a quiet machine"
     return {
         "action": action,

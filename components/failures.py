@@ -24,7 +24,11 @@ def found() -> Failures:
             export = failed["build"].get(f"{path.parent.parent.name}/export") if stage == "engine" else None
             failed["build" if export else stage][cell] = export or path
     cells = WORK / "benchmark" / "cells.json"
-    for cell, said in (_read(cells) if cells.exists() else {}).items():
+    try:
+        timed = _read(cells) if cells.exists() else {}
+    except ValueError:  # cut short: DVC sees that it is not what benchmark wrote, and has it made again
+        timed = {}
+    for cell, said in timed.items():
         if said["status"] == "failed" and cell not in failed["build"] | failed["engine"]:
             failed["benchmark"][cell] = cells
     return failed

@@ -1,7 +1,6 @@
-"""Statistics of the matrix: what a difference in accuracy or in speed on the same rows and rounds is worth.
+"""Statistics of the matrix: what a difference in accuracy on the same rows is worth.
 
-Accuracy is paired by row and speed by round, so that what all cells have in common (hard rows, a busy
-machine) cancels out.
+Paired by row, so that what all cells have in common (hard rows) cancels out. Of speeds: components/speed.py.
 """
 
 from __future__ import annotations
@@ -14,10 +13,6 @@ import numpy as np
 
 AccuracyVerdict = Literal["better", "no worse", "worse", "cannot tell"]
 Interval = Literal["paired bootstrap", "score", "identical"]
-SpeedVerdict = Literal["faster", "same", "slower"]
-
-# Two sessions of one and the same file differ by up to about this (memory layout); what is closer is not told apart.
-SAME_SPEED = 0.02
 
 
 DRAWN_AT_ONCE = 1 << 18  # rows of resamples in memory
@@ -213,24 +208,3 @@ def calibration_change(reference: Calibration, other: Calibration, confidence: f
     difference, drawn = other.error - reference.error, other.resampled - reference.resampled
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return {"difference": difference, "low": 2 * difference - float(high), "high": 2 * difference - float(low)}
-
-
-def median_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Distribution-free interval of the median from order statistics; least and greatest if there are too few."""
-    from scipy.stats import binom
-
-    ordered = np.sort(values)
-    skip = max(int(binom.ppf((1 - confidence) / 2, len(ordered), 0.5)) - 1, 0)
-    return float(ordered[skip]), float(ordered[len(ordered) - 1 - skip])
-
-
-def speed_verdict(low: float, high: float) -> SpeedVerdict:
-    if low > 1 + SAME_SPEED:
-        return "faster"
-    return "slower" if high < 1 - SAME_SPEED else "same"
-
-
-def speed(reference_seconds: np.ndarray, seconds: np.ndarray, confidence: float) -> tuple[float, float, float]:
-    """How many times as fast: median over rounds of reference / other, with its interval. Both (rounds,)."""
-    ratios = reference_seconds / seconds
-    return float(np.median(ratios)), *median_interval(ratios, confidence)

@@ -18,7 +18,7 @@ PRESET = {
     ],
     "variants": {"only": {"from": "init", "pass": "train", "fit": FIT}},
     "targets": {"fp32": {"kind": "onnx_fp32"}},
-    "benchmark": {"rounds": 6},
+    "benchmark": {"rounds": 6, "max_rounds": 6, "loads": 1},
 }
 
 

@@ -63,7 +63,9 @@ class Workspace:
         path = self.folder / "params.yaml"
         raw = yaml.load(path.read_text("utf-8"))
         raw.update(changes)
-        raw["benchmark"].update({"rounds": 5, "warmup": 1, "seconds_per_round": 0.01, "batch_sizes": [1, 8]})
+        raw["benchmark"].update(
+            {"rounds": 5, "max_rounds": 5, "loads": 1, "warmup": 1, "seconds_per_round": 0.01, "batch_sizes": [1, 8]}
+        )
         with path.open("w", encoding="utf-8") as file:
             yaml.dump(raw, file)
 

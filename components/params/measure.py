@@ -21,8 +21,10 @@ class Parity(Section):
 class Benchmark(Section):
     batch_sizes: Annotated[list[Count], Field(min_length=1)]
     rounds: Annotated[int, Field(ge=5, le=100_000)]
+    max_rounds: Annotated[int, Field(ge=5, le=100_000)]  # while it cannot be told what is faster
     warmup: Annotated[int, Field(ge=1, le=100_000)]
     seconds_per_round: Positive  # for all cells of one batch size together
+    loads: Annotated[int, Field(ge=1, le=100)]  # fresh processes that load each build, one after the other
 
 
 class Compare(Section):

@@ -113,6 +113,11 @@ def _tree_errors(params: Params) -> Iterator[str]:
             yield "targets.export: 'export' names the folder of the ONNX file all targets start from; choose another"
     if not any(isinstance(target, OnnxFp32) for target in params.targets.values()):
         yield "targets: one must have 'kind: onnx_fp32'; the matrix compares every other build with it"
+    if params.benchmark.max_rounds < params.benchmark.rounds:
+        yield (
+            f"benchmark.max_rounds: {params.benchmark.max_rounds} is less than benchmark.rounds, "
+            f"{params.benchmark.rounds}; make it at least that"
+        )
     if params.policy.batch_size not in params.benchmark.batch_sizes:
         yield (
             f"policy.batch_size: {params.policy.batch_size} is not measured; "

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from components.proof import SAME_SPEED
+from components import speed
 
 Row = Mapping[str, Any]
-LOUD = 0.1  # noise from which a reader should know that the machine was not quiet
 FRONT = (
     "On the front: no other cell is at least as accurate, at least as small and as fast, and better in one of these. "
     "Latency compares by paired verdicts, not by medians: what cannot be told apart counts as equally fast."
@@ -17,7 +16,8 @@ FRONT = (
 HOW_TO_READ = (
     "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
     "and verdict against a margin of {margin:g} points. Latency: median over {rounds} interleaved rounds; how many "
-    "times as fast as {reference}, with its {confidence:.0%} interval; within {same:.0%} it reads same."
+    "times as fast as {reference}, with its {confidence:.0%} interval; faster or slower if surely beyond {same:.0%} "
+    "and the control's noise, same if surely within {near:.0%}."
 )
 
 
@@ -28,7 +28,8 @@ def reading(matrix: Mapping[str, Any]) -> str:
         confidence=matrix["confidence"],
         margin=matrix["margin"] * 100,
         rounds=matrix["rounds"],
-        same=SAME_SPEED,
+        same=speed.SAME,
+        near=speed.NEAR,
     )
 
 
@@ -145,10 +146,11 @@ def control_words(matrix: Mapping[str, Any]) -> str:
     ]
     noise = max(control["noise"].values())
     words = f"Control, the reference against its own copy: {', '.join(parts)}. Noise: {noise:.1%}."
-    if any(verdict != "same" for verdict in control["speed_verdict"].values()):
+    verdicts = set(control["speed_verdict"].values())
+    if verdicts & {"faster", "slower"}:
         words += " It must read same: do not trust the speeds, measure again on a quiet machine."
-    elif noise > LOUD:
-        words += " The machine was busy: measure again when it is quiet."
+    elif "cannot tell" in verdicts:
+        words += " The machine was too noisy to tell small differences in speed: measure again when it is quiet."
     return words
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from components import answers, assemble, benchmark, compare, evaluate, params, runtime
+from components import answers, assemble, benchmark, compare, evaluate, host, params, runtime, timing
 from components.cell import Record
 from components.data import Spec
 from components.decide import decide
@@ -28,11 +28,15 @@ Workspace = tuple[params.Params, Path]
 
 
 @pytest.fixture
-def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) -> Workspace:
+def measured(
+    workspace: Path, make_build: Callable[..., str], prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
     """Variants base and small; base/int8_dynamic is refused, small/fp32 failed, TensorRT is not measured."""
     loaded = params.load(Path("params.yaml"))
     variants = {"base": loaded.variants["base"], "small": loaded.variants["pruned"]}
-    fast = loaded.benchmark.model_copy(update={"rounds": 7, "warmup": 1, "seconds_per_round": 0.002})
+    fast = loaded.benchmark.model_copy(
+        update={"rounds": 7, "max_rounds": 7, "warmup": 1, "seconds_per_round": 0.002, "loads": 1}
+    )
     compared = loaded.compare.model_copy(update={"resamples": 200})
     loaded = loaded.model_copy(update={"variants": variants, "benchmark": fast, "compare": compared})
     shutil.copytree(prepared, "work/data/prepared")
@@ -51,6 +55,7 @@ def measured(workspace: Path, make_build: Callable[..., str], prepared: Path) ->
     Record("failed", "RuntimeError: planted").write(Path("work/builds/small/fp32"))
     Record("not measured", "no model is registered as champion yet").write(Path("work/champion"))
     Path("work/host.json").write_text(json.dumps(HOST), "utf-8")
+    monkeypatch.setattr(host, "describe", lambda: HOST)
     return loaded, Path("work")
 
 
@@ -168,7 +173,15 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
     assert reference["size_mb"] == Path("work/builds/base/fp32/model.onnx").stat().st_size / 1e6
     assert reference["parameters"] == 64 * 4 + 4 + 4 * 10 + 10
     assert reference["peak_memory_mb"] > 0
-    assert reference["load_ms"] > 0
+    assert reference["load_low_ms"] <= reference["load_ms"] <= reference["load_high_ms"] and reference["loads"] == 1
+    for size in ("1", "32"):
+        latency = reference["latency"][size]
+        assert 0 < latency["p50_ms"] == reference["latency_ms"][size] <= latency["p95_ms"]
+        assert latency["rows_per_s"] > 0 and latency["calls"] >= 7
+    assert reference["energy_mj"].keys() == {"1", "32"} and rows["small/fp32"]["energy_mj"] == {}
+    energy = matrix["energy"]
+    assert (energy["counter"] is None) == (reference["energy_mj"]["1"] is None)
+    assert energy["counter"] or "; " in energy["reason"]  # what to do about it
     assert set(matrix["control"]["speedup"]) == {"1", "32"}
     assert all(
         set(row["beaten_by"]) <= {"base/fp32", "base/int8_static", "small/int8_dynamic"} for row in rows.values()
@@ -177,6 +190,7 @@ def test_the_matrix_has_every_cell_with_its_figures_or_its_reason(measured: Work
     keys = {frozenset(metrics) for _, _, metrics, _ in tracked}
     assert len(tracked) == 10
     assert len(keys) == 1
+    assert {"p95_ms_1", "p99_ms_32", "rows_per_s_32", "energy_mj_1"} <= next(iter(keys))
     failed = next(line for line in tracked if line[0] == "small/fp32")
     assert np.isnan(failed[2]["accuracy"])
     assert failed[3]["status"] == "failed"
@@ -281,11 +295,13 @@ def test_the_pairs_tell_apart_what_intervals_against_the_reference_do_not() -> N
         "a": {1: drift},
         "b": {1: drift * 1.1 * rng.lognormal(0, 0.01, 40), 32: drift / 2},
     }
-    against = {name: compare.timing(name, "base", seconds, 0.95)["speedup"]["1"] for name in "ab"}
+    turns = {name: {size: values[:, None] for size, values in of.items()} for name, of in seconds.items()}
+    against = {name: timing.of(name, "base", turns, seconds, {}, 0.95)["speedup"]["1"] for name in "ab"}
     assert against["b"][2] > against["a"][1]
-    beaten = compare.beaten_by(["base", "a", "b", "untimed"], 1, seconds, 0.95)
+    beaten = timing.beaten_by(["base", "a", "b", "untimed"], 1, seconds, 0.0, 0.95)
     assert (beaten["a"], beaten["untimed"]) == ({}, {})
     assert beaten["b"]["a"] == pytest.approx([1.1, 1.1, 1.1], rel=0.01)
+    assert timing.beaten_by(["a", "b"], 1, seconds, 0.3, 0.95) == {"a": {}, "b": {}}  # the control sees not so fine
 
 
 def test_the_table_shows_why_what_is_faster_was_not_chosen(measured: Workspace) -> None:
@@ -317,12 +333,12 @@ def test_a_fault_while_timing_costs_one_cell(measured: Workspace, monkeypatch: p
     assert row["status"] == "failed"
 
 
-def test_turns_visit_every_cell_once_a_round_and_leave_the_warm_up_out() -> None:
-    called: list[str] = []
-    calls: dict[str, benchmark.Call] = {name: lambda inputs, name=name: called.append(name) for name in "abc"}
-    settings = params.Benchmark(batch_sizes=[1], rounds=9, warmup=3, seconds_per_round=1e-9)
-    rounds = benchmark.turns(calls, {}, settings)
-    assert sorted((turn["round"], turn["cell"]) for turn in rounds) == [(n, name) for n in range(9) for name in "abc"]
-    assert {turn["calls"] for turn in rounds} == {1}
-    assert len(called) == 3 * (1 + 3) + 9 * 3 * 2  # warm-up, then a call that does not count and one that does
-    assert len({tuple(turn["cell"] for turn in rounds if turn["round"] == n) for n in range(9)}) > 1
+def test_timings_of_another_machine_leave_nothing_half_written(measured: Workspace) -> None:
+    loaded, work = measured
+    for variant in loaded.variants:
+        run_evaluate(loaded, work, variant)
+    run_benchmark(loaded, work)
+    (work / "host.json").write_text(json.dumps({**HOST, "machine": "another"}), "utf-8")
+    with pytest.raises(TemperError, match=r"timed on another machine .machine 'test', here 'another'.; run"):
+        run_compare(loaded, work)
+    assert not list((work / "matrix").iterdir())

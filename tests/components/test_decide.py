@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import compare
+from components import timing
 from components.decide import decide, run
 from components.errors import TemperError
 from components.hashing import sha256_file
@@ -187,10 +187,11 @@ def test_the_decision_never_contradicts_the_table(seed: int, takes: list[float],
         name: {1: drift * times * rng.lognormal(0, wide, rounds)}
         for name, times, wide in zip(names, [1.0, *takes], noise, strict=True)
     }
-    beaten = compare.beaten_by(names, 1, seconds, 0.95)
+    turns = {name: {size: values[:, None] for size, values in of.items()} for name, of in seconds.items()}
+    beaten = timing.beaten_by(names, 1, seconds, 0.0, 0.95)
     rows = [row(name, size_mb=float(rng.uniform()), beaten_by=beaten[name]) for name in names]
     for each in rows:
-        each |= compare.timing(each["cell"], "base/fp32", seconds, 0.95)
+        each |= timing.of(each["cell"], "base/fp32", turns, seconds, {}, 0.95)
     won = decide(matrix(*rows), policy(), NOBODY)["winner"]["cell"]
     verdicts = {row["cell"]: row["speed_verdict"]["1"] for row in rows}
     assert verdicts[won] != "slower"

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import compare, front
+from components import front, timing
 
 Row = dict[str, Any]
 
@@ -81,7 +81,7 @@ def test_what_is_surely_faster_is_in_a_faster_tier(seed: int, takes: list[float]
         f"v{i}": {1: drift * times * rng.lognormal(0, wide, 40)}
         for i, (times, wide) in enumerate(zip(takes, noise, strict=True))
     }
-    beaten = compare.beaten_by(list(seconds), 1, seconds, 0.95)
+    beaten = timing.beaten_by(list(seconds), 1, seconds, 0.0, 0.95)
     rows = [row(name, 0.9, float(np.median(seconds[name][1])), 1.0, beaten_by=beaten[name]) for name in seconds]
     tier = front.tiers(rows, "1")
     circle = any(beaten[other].get(name) for name in seconds for other in beaten[name])

@@ -135,6 +135,13 @@ def test_a_failed_cell_wakes_only_the_stage_it_failed_in(
     assert counted == {**dict.fromkeys(failures.STAGES, none), stage: {**none, "base": {cell: 1}}}
 
 
+def test_timings_cut_short_do_not_stop_what_will_make_them_again(look: Callable[[], str]) -> None:
+    Path("work/benchmark").mkdir(parents=True)
+    Path("work/benchmark/cells.json").write_text('{"base/fp32": {"status": "fai', "utf-8")
+    look()
+    assert not any(json.loads((OUT / "attempts.json").read_text("utf-8"))["benchmark"].values())
+
+
 def test_family_files_follow_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     init = {"model": {"family": "vit"}}

@@ -165,6 +165,12 @@ def test_a_family_must_fit_the_images_and_a_student_has_no_checkpoint() -> None:
     ]
 
 
+def test_what_is_measured_must_be_enough_to_decide_on() -> None:
+    said = errors({**SHIPPED, "benchmark": {**SHIPPED["benchmark"], "batch_sizes": [8], "max_rounds": 39}})
+    assert any(line.startswith("benchmark.max_rounds: 39 is less than benchmark.rounds, 40") for line in said)
+    assert any(line.startswith("policy.batch_size: 1 is not measured") for line in said)
+
+
 def test_export_is_not_a_target() -> None:
     raw = copy.deepcopy(SHIPPED)
     raw["targets"]["export"] = raw["targets"]["fp32"]

@@ -270,29 +270,3 @@ def test_memory_does_not_grow_with_the_resamples() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * logits.shape[0] * 8  # resamples times rows would be 20 times the rows
-
-
-def test_the_interval_of_the_median_covers_it() -> None:
-    rng = np.random.default_rng(0)
-    inside = [
-        low <= 1 <= high for low, high in (proof.median_interval(rng.lognormal(0, 0.1, 40), 0.95) for _ in range(400))
-    ]
-    assert 0.93 <= np.mean(inside) <= 0.99
-    assert proof.median_interval(np.array([3.0, 1.0, 2.0]), 0.95) == (1, 3)
-
-
-@given(st.floats(0.2, 5), st.integers(0, 1000))
-def test_speed_sees_through_what_slows_all_alike(times: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    drift = rng.uniform(1, 20, 40)  # a busy machine, the same for both in a round
-    ratio, low, high = proof.speed(drift * rng.normal(1, 0.01, 40), drift / times, 0.95)
-    assert low <= ratio <= high
-    assert ratio == pytest.approx(times, rel=0.02)
-
-
-def test_a_copy_reads_same_and_what_is_not_it_does_not() -> None:
-    rng = np.random.default_rng(0)
-    seconds = rng.normal(1, 0.02, 40)
-    assert proof.speed_verdict(*proof.speed(seconds, rng.permutation(seconds), 0.95)[1:]) == "same"
-    assert proof.speed_verdict(*proof.speed(seconds, seconds / 1.1, 0.95)[1:]) == "faster"
-    assert proof.speed_verdict(*proof.speed(seconds, seconds * 1.1, 0.95)[1:]) == "slower"
