@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from components import runtime
+from components import certificate, runtime
 from components.cell import Record
 from components.data import Rows, Spec, read_rows
 from components.params import Benchmark, OnnxFp32, Target, Variant
@@ -173,6 +173,10 @@ def run(
         # Its best foot: a speed-up over a hobbled PyTorch would be none.
         able["eager"] = min(eagers, key=lambda call: warm(call, batch(rows, size), benchmark.warmup))
         rounds += [{**turn, "batch_size": size} for turn in turns(able, batch(rows, size), benchmark)]
+
+    timed = [cell for cell, found in cells.items() if found["status"] == "ok"]
+    batches = {size: batch(rows, size) for size in benchmark.batch_sizes}
+    certificate.write_measured(out / "certificates.json", timed, targets, builds, threads, batches)
 
     columns = {"cell": pa.string(), "batch_size": pa.int32(), "round": pa.int32(), "calls": pa.int32()}
     schema = pa.schema([*columns.items(), ("seconds", pa.float64())])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from components import answers, picture, proof, report, runtime
+from components import answers, picture, proof, reasons, report, runtime
 from components.answers import Answers
 from components.cell import Record
 from components.data import Spec
@@ -82,6 +82,19 @@ def beaten_by(cells: list[str], size: int, seconds: Seconds, confidence: float) 
             if proof.speed_verdict(low, high) == "faster":
                 beaten[cell][other] = [times, low, high]
     return beaten
+
+
+def certificate(
+    built: Record, cells: tuple[str, str, str], profiles: Mapping[str, Any], seconds: Seconds, isa: list[str], size: int
+) -> dict[str, Any] | None:
+    """The INT8 certificate of a build at a batch size; `cells`: its own name, its variant's fp32, the reference."""
+    mine, fp32, reference = (seconds.get(cell, {}).get(size) for cell in cells)
+    times = [
+        float(np.median(other / mine)) if mine is not None and other is not None else None
+        for other in (fp32, reference)
+    ]
+    measured, measured_fp32 = (profiles.get(cell, {}).get(str(size)) for cell in cells[:2])
+    return reasons.told(built.figures.get("certificate"), measured, measured_fp32, isa, times[0], times[1], size)
 
 
 def control(timed: dict[str, Any]) -> dict[str, Any]:
@@ -181,6 +194,7 @@ def run(
     answered = {at: answers.read(predictions / at) for at, record in records.items() if record.status == "ok"}
     footprints = json.loads((timings / "cells.json").read_text("utf-8"))
     seconds = read_seconds(timings)
+    profiles, isa = json.loads((timings / "certificates.json").read_text("utf-8")), json.loads(host.read_text())["isa"]
     champion_record = Record.read(champion)
     champion_answers = answers.read(champion) if champion_record.status == "ok" else None
     # The first of the best in the order of params, so that ties do not hang on anything else.
@@ -219,6 +233,10 @@ def run(
                 "peak_memory_mb": foot.get("peak_memory_mb"),
                 "parity": built.figures.get("parity"),
                 **{key: built.figures.get(key) for key in KERNELS},
+                "multiply_adds": Record.read(builds / variant / "export").figures.get("multiply_adds"),
+                "certificate": certificate(
+                    built, (at, f"{variant}/{fp32}", reference), profiles, seconds, isa, policy.batch_size
+                ),
                 "versus_best": versus(mine, answered[best] if best else None, settings),
                 "versus_champion": versus(mine, champion_answers, settings),
             }
