@@ -51,7 +51,7 @@ def claimed(target: Target) -> tuple[str, ...]:
 
 def layer_name(node: str) -> str:
     """A node's name without what optimisation and quantization hang to it."""
-    return re.sub(r"(_MatMul_quant|_quant|_nchwc|_token_\d+|/\w+Fusion/?)+$", "", node)
+    return re.sub(r"(_MatMul|_quant|_nchwc|_token_\d+|/\w+Fusion/?)+$", "", node)
 
 
 def layers(model: ModelProto, ran: Mapping[str, Executed]) -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ def in_floats(floats: Sequence[Mapping[str, Any]], total: int) -> str:
     for layer in floats[:NAMED]:
         where = f" {layer['between']}" if layer["between"] else ""
         words.append(
-            f"{layer['name']} ({layer['op']}, {layer['multiply_adds'] / total:.2g} of them) computes in floats{where}"
+            f"{layer['name']} ({layer['op']}, {layer['multiply_adds'] / total:.1%} of them) computes in floats{where}"
         )
     more = f", and so do {len(floats) - NAMED} more" if len(floats) > NAMED else ""
     return "; ".join(words) + more

@@ -42,7 +42,7 @@ def attributes(node: NodeProto) -> dict[str, Any]:
 def by_node(model: ModelProto) -> dict[str, int]:
     """{node: multiply-adds} for one row of a graph of ONNX's own operators, whose nodes have names.
 
-    Shapes come from onnx's inference with the first dimension of every input, the batch, set to 1. Raises
+    Shapes come from onnx's inference with the first dimension of an input, where it is open, set to 1. Raises
     ValueError where one is not known before the graph runs.
     """
     import onnx
@@ -51,8 +51,9 @@ def by_node(model: ModelProto) -> dict[str, int]:
     one.CopyFrom(model)
     del one.graph.value_info[:]  # the exporter's, with the batch in it
     for value in one.graph.input:
-        if value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_value = 1
     graph = onnx.shape_inference.infer_shapes(one, data_prop=True).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for value in [*graph.input, *graph.value_info, *graph.output]:

@@ -224,6 +224,7 @@ CHANGES = [
     ("components/runtimes/onnxruntime_cuda.py", ""),
     ("components/engine.py", "trt"),
     ("components/graph.py", f"{ALL} trt"),
+    ("components/certificate.py", f"{ALL} trt"),
     ("components/answers.py", "evaluated"),
     ("components/tasks/image_classification.py", f"{ALL} evaluated"),
     ("isa", f"{ALL} evaluated"),
