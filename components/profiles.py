@@ -17,7 +17,9 @@ from components.session import onnx_session
 
 Inputs = Mapping[str, np.ndarray]
 
-KERNELS = INTEGER_KERNELS | FLOAT_KERNELS | {"ConvTranspose"}  # that multiply
+# That multiply. MatMulNBits takes float activations and does not tell in what it computes: not integer.
+KERNELS = INTEGER_KERNELS | FLOAT_KERNELS | {"ConvTranspose", "MatMulNBits"}
+FREE = {"Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"}  # kernels that compute nothing
 TURNS, TURN = 10, 4  # profiled turns, and calls in one: more tell no more
 
 
@@ -62,7 +64,7 @@ def executed(events: Sequence[Any]) -> dict[str, Executed]:
     """Of a profile's events, the nodes by name; of the times of each the mean, without the slowest quarter.
 
     The first call of a turn does not count. The clock has whole microseconds, cut off; what it and the notes that
-    are taken cost every node is what the cheapest node, a mere change of shape, is said to take.
+    are taken cost every node is what the cheapest node that computes nothing is said to take.
     """
     calls: dict[str, list[Any]] = {}
     for event in events:
@@ -72,14 +74,16 @@ def executed(events: Sequence[Any]) -> dict[str, Executed]:
     for name, found in calls.items():
         counted = [event["dur"] for i, event in enumerate(found) if i % TURN] or [event["dur"] for event in found]
         mean[name] = float(np.mean(sorted(counted)[: max(len(counted) * 3 // 4, 1)]))
-    floor = min(mean.values(), default=0.0)
+    floor = min((mean[name] for name, found in calls.items() if found[-1]["args"]["op_name"] in FREE), default=0.0)
     nodes = {}
     for name, found in calls.items():
         told = found[-1]["args"]
         taken = [pair for tensor in told["input_type_shape"] for pair in tensor.items()]
         given = [shape for tensor in told["output_type_shape"] for shape in tensor.values()]
         types, shapes = [kind for kind, _ in taken], [shape for _, shape in taken]
-        nodes[name] = Executed(told["op_name"], types, shapes, given[0] if given else [], (mean[name] - floor) / 1000)
+        nodes[name] = Executed(
+            told["op_name"], types, shapes, given[0] if given else [], max(mean[name] - floor, 0.0) / 1000
+        )
     return nodes
 
 
