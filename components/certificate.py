@@ -85,6 +85,8 @@ def layers(model: ModelProto, ran: Mapping[str, Executed]) -> list[dict[str, Any
 
 def _between(graph: GraphProto, node: Any) -> str:
     """Where a node stands among quantizers, in words: floats between them are what a fake INT8 model is made of."""
+    if node.op_type == "MatMulNBits":
+        return "but for its weights (MatMulNBits)"
     makers = {name: other.op_type for other in graph.node for name in other.output}
     takers = {other.op_type for other in graph.node if set(node.output) & set(other.input)}
     before = any(makers.get(name) == "DequantizeLinear" for name in node.input)

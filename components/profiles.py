@@ -19,7 +19,6 @@ Inputs = Mapping[str, np.ndarray]
 
 # That multiply. MatMulNBits takes float activations and does not tell in what it computes: not integer.
 KERNELS = INTEGER_KERNELS | FLOAT_KERNELS | {"ConvTranspose", "MatMulNBits"}
-FREE = {"Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"}  # kernels that compute nothing
 TURNS, TURN = 10, 4  # profiled turns, and calls in one: more tell no more
 
 
@@ -64,7 +63,7 @@ def executed(events: Sequence[Any]) -> dict[str, Executed]:
     """Of a profile's events, the nodes by name; of the times of each the mean, without the slowest quarter.
 
     The first call of a turn does not count. The clock has whole microseconds, cut off; what it and the notes that
-    are taken cost every node is what the cheapest node that computes nothing is said to take.
+    are taken cost every node is what the cheapest that does not multiply is said to take: a change of shape.
     """
     calls: dict[str, list[Any]] = {}
     for event in events:
@@ -74,7 +73,8 @@ def executed(events: Sequence[Any]) -> dict[str, Executed]:
     for name, found in calls.items():
         counted = [event["dur"] for i, event in enumerate(found) if i % TURN] or [event["dur"] for event in found]
         mean[name] = float(np.mean(sorted(counted)[: max(len(counted) * 3 // 4, 1)]))
-    floor = min((mean[name] for name, found in calls.items() if found[-1]["args"]["op_name"] in FREE), default=0.0)
+    cheap = [mean[name] for name, found in calls.items() if found[-1]["args"]["op_name"] not in KERNELS]
+    floor = min(cheap, default=0.0)
     nodes = {}
     for name, found in calls.items():
         told = found[-1]["args"]

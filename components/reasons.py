@@ -40,6 +40,8 @@ def told(
     """
     if certificate is None:
         return None
+    if measured and not call(measured):  # all of it is below the profile's clock
+        measured = None
     shares = {key: certificate[key] for key in ("integer_multiply_add_share", "integer_weight_share")}
     timed = layer_times(certificate["layers"], measured) if measured else {}
     total = call(measured) if measured else 0.0
@@ -138,10 +140,11 @@ def slow_integers(
     integer = [layer for layer in layers if layer["integer"] and layer["node"] in timed]
     # What stays in floats takes as long in both.
     floats = sum(timed[layer["node"]] for layer in layers if not layer["integer"] and layer["node"] in timed)
-    mine, theirs = sum(timed[layer["node"]] for layer in integer), sum(fp32["layers"].values()) - floats
-    if not integer or theirs <= 0 or mine <= theirs:
+    mine = sum(timed[layer["node"]] for layer in integer)
+    theirs = max(sum(fp32["layers"].values()) - floats, 0.0)
+    if mine <= theirs:
         return []
-    slower = f"the integer kernels take {mine / theirs:.1f} times as long as the float ones of fp32"
+    slower = f"the integer kernels take {mine:.2g} ms, the float ones of fp32 {theirs:.2g}"
     signed = [layer for layer in integer if layer["activations"] == "int8"]
     sizes = sorted(layer["multiply_adds"] * rows for layer in integer)
     median = sizes[len(sizes) // 2]

@@ -205,7 +205,7 @@ def test_signed_activations_are_blamed_by_instruction_set(isa: list[str], signed
     mine, fp32 = {"layers": {"a": 10.0}, "others": {}}, {"layers": {"a": 5.0}, "others": {}}
     (text,) = reasons.reasons([layer("a", activations="int8")], mine, fp32, isa, 1)
     assert text.startswith("activations of 1 layers are signed") == signed
-    assert "the integer kernels take 2.0 times as long as the float ones of fp32" in text
+    assert "the integer kernels take 10 ms, the float ones of fp32 5" in text
 
 
 def test_no_reason_is_given_for_what_is_faster() -> None:
@@ -228,6 +228,12 @@ def test_without_a_profile_there_are_no_times_and_only_what_the_graph_shows() ->
     assert told is not None and told["integer_time_share"] is None
     assert {found["time_share"] for found in told["layers"]} == {None}
     assert told["reasons"] == ["2 Conv layers compute in floats: b ..., 50.0% of the multiply-adds"]
+
+
+def test_what_is_below_the_clock_has_no_times() -> None:
+    nothing = {"layers": {"a": 0.0}, "others": {"Relu": 0.0}}
+    told = reasons.told(figures([layer("a")]), nothing, nothing, X86, 0.9, 0.9, 1)
+    assert told is not None and (told["integer_time_share"], told["reasons"]) == (None, [])
 
 
 def test_a_build_that_claims_no_int8_has_no_certificate() -> None:
