@@ -143,8 +143,16 @@ def quality(mine: Answers | None, reference: Answers | None, classes: list[str],
 
 def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
     """A cell's figures for the tracker: the same keys on every cell, NaN where it was not measured."""
-    plain = ["parameters", "size_mb", "accuracy", "worst_class_accuracy", "accuracy_difference", "accuracy_low"]
-    plain += ["accuracy_high", "mcnemar_p", "ece", "load_ms", "peak_memory_mb"]
+    plain = [
+        "parameters",
+        "multiply_adds",
+        "size_mb",
+        "accuracy",
+        "worst_class_accuracy",
+        "accuracy_difference",
+        "accuracy_low",
+    ]
+    plain += ["multiply_adds", "accuracy_high", "mcnemar_p", "ece", "load_ms", "peak_memory_mb"]
     figures = {key: row[key] for key in plain}
     for size in map(str, sizes):
         figures[f"latency_ms_{size}"] = row["latency_ms"].get(size)
