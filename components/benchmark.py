@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from components import energy, footprint, host, pinning, rounds, runtime, speed
+from components import certificate, energy, footprint, host, pinning, rounds, runtime, speed
 from components.cell import Record
 from components.data import Rows, Spec, read_rows
 from components.params import Benchmark, OnnxFp32, Target, Variant
@@ -230,6 +230,8 @@ def run(
                 said[name]["energy_mj"][str(size)] = millijoules
         log.info("benchmark: batch %d: %d rounds", size, len(measured[EAGER][size]))
 
+    batches = {size: batch(rows, size) for size in benchmark.batch_sizes}
+    certificate.write_measured(out / "certificates.json", cells, targets, builds, threads, batches)
     rounds.write(measured, out)
     machine = {
         "host": {field: here[field] for field in HOST},

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from components import assemble, cell, runtime
+from components import assemble, cell, certificate, multiply_adds, runtime
 from components.cell import Record
 from components.data import read_rows
 from components.diagnosis import Answer
-from components.graph import context, tidy
+from components.graph import context, name_layers, tidy
 from components.hashing import fingerprint_cell
 from components.model import Model
 from components.params import Parity, Target
@@ -31,11 +31,14 @@ CODE = (
     "components/assemble.py",
     "components/build.py",
     "components/cell.py",
+    "components/certificate.py",
     "components/data.py",
     "components/diagnosis.py",
     "components/graph.py",
     "components/model.py",
+    "components/multiply_adds.py",
     "components/parity.py",
+    "components/profiles.py",
     "components/runtime.py",
     "components/session.py",
 )
@@ -78,6 +81,7 @@ def export(model: Model, example: Mapping[str, np.ndarray], out: Path) -> None:
         )
     assert program is not None  # noqa: S101 - only the old exporter writes the file itself
     exported = program.model_proto
+    name_layers(exported)
     tidy(exported)
     onnx.checker.check_model(exported, full_check=True)
     out.write_bytes(exported.SerializeToString(deterministic=True))
@@ -106,6 +110,7 @@ def run(
     previous: Path | None,
 ) -> dict[str, Any]:
     """Figures of the export and of every cell for the processor that is ok."""
+    import onnx
     import torch
 
     torch.set_num_threads(threads)
@@ -120,12 +125,14 @@ def run(
         session = OnnxSession(file.read_bytes(), ONNX_SESSION, threads, source.spec, "export")
         place, answer = "torch -> ONNX", eager(source)
         figures = check(place, answer, session.run, rows.inputs, source.spec, parity, EXPORT)
-        return {"bytes": file.stat().st_size, "parity": figures}
+        counted = multiply_adds.of_row(onnx.load(file))
+        return {"bytes": file.stat().st_size, "multiply_adds": counted, "parity": figures}
 
     def build(name: str, folder: Path) -> dict[str, Any]:
         figures = TARGETS[mine[name].kind].run(exported, mine[name], context(data, threads, CACHE), folder)
         figures = runtime.ship(mine[name], folder, source.spec, figures)
-        return {**figures, "parity": check_build(name, exported, folder, data, parity, threads)}
+        figures["parity"] = check_build(name, exported, folder, data, parity, threads)
+        return figures | certificate.certify(mine[name], folder, exported, rows.head(1).inputs, threads)
 
     machine = json.loads(host.read_text("utf-8"))
     # INT8 sums saturate or not depending on the instruction set: parity may end otherwise on another machine.

@@ -15,7 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from components import changed, front, matrix_json, picture, rounds, runtime, timing
+import numpy as np
+
+from components import changed, front, matrix_json, picture, reasons, rounds, runtime, timing
 from components.accuracy import Judged, quality, versus
 from components.cell import Record
 from components.data import Spec, read_rows
@@ -61,10 +63,36 @@ def parity_of(built: Record, export: Record) -> dict[str, Any] | None:
     return {**found, "export": export.figures.get("parity")} if found else None
 
 
+def certificate(
+    built: Record,
+    cells: tuple[str, str, str],
+    profiles: Mapping[str, Any],
+    medians: rounds.Medians,
+    isa: list[str],
+    size: int,
+) -> dict[str, Any] | None:
+    """The INT8 certificate of a build at a batch size; `cells`: its own name, its variant's fp32, the reference."""
+    mine, fp32, reference = (medians.get(cell, {}).get(size) for cell in cells)
+    times = [
+        float(np.median(other / mine)) if mine is not None and other is not None else None
+        for other in (fp32, reference)
+    ]
+    measured, measured_fp32 = (profiles.get(cell, {}).get(str(size)) for cell in cells[:2])
+    return reasons.told(built.figures.get("certificate"), measured, measured_fp32, isa, times[0], times[1], size)
+
+
 def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
     """A cell's figures for the tracker: the same keys on every cell, NaN where it was not measured."""
-    plain = ["parameters", "size_mb", "accuracy", "worst_class_accuracy", "accuracy_difference", "accuracy_low"]
-    plain += ["accuracy_high", "mcnemar_p", "ece", "load_ms", "peak_memory_mb"]
+    plain = [
+        "parameters",
+        "multiply_adds",
+        "size_mb",
+        "accuracy",
+        "worst_class_accuracy",
+        "accuracy_difference",
+        "accuracy_low",
+    ]
+    plain += ["multiply_adds", "accuracy_high", "mcnemar_p", "ece", "load_ms", "peak_memory_mb"]
     figures = {key: row[key] for key in plain}
     figures["on_front"] = None if row["dominated_by"] is None else not row["dominated_by"]
     shares = ("changed", "right_to_wrong", "wrong_to_right")
@@ -129,6 +157,7 @@ def run(
     medians = rounds.medians(turns)
     copy = timing.control(timing.of("control", reference, turns, medians, {}, compare.confidence))
     noise = {int(size): reach for size, reach in copy["noise"].items()}
+    profiles = timing.read_json(timings / "certificates.json")
     champion_record = Record.read(champion)
     champion_answers = Judged.read(champion, split, settings) if champion_record.status == "ok" else None
     # The first of the best in the order of params, so that ties do not hang on anything else.
@@ -173,6 +202,10 @@ def run(
                 **{key: built.figures.get(key) for key in KERNELS},
                 "versus_best": versus(mine, answered[best] if best else None, classes, settings),
                 "versus_champion": versus(mine, champion_answers, classes, settings),
+                "multiply_adds": Record.read(builds / variant / "export").figures.get("multiply_adds"),
+                "certificate": certificate(
+                    built, (at, f"{variant}/{fp32}", reference), profiles, medians, known_host["isa"], policy.batch_size
+                ),
             }
         )
 

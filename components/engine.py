@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import cell, runtime
+from components import cell, certificate, runtime
 from components.cell import Record
 from components.data import Spec
 from components.errors import NotMeasured
@@ -24,11 +24,14 @@ TIMINGS = Path(".temper/timings")
 # What a cell is made with, besides its task, target and runtime: all that this file imports, as a contract test holds.
 CODE = (
     "components/cell.py",
+    "components/certificate.py",
     "components/data.py",
     "components/diagnosis.py",
     "components/engine.py",
     "components/graph.py",
+    "components/multiply_adds.py",
     "components/parity.py",
+    "components/profiles.py",
     "components/runtime.py",
     "components/session.py",
 )
@@ -55,7 +58,10 @@ def run(
             raise NotMeasured(missing)
         figures = TARGETS[mine[name].kind].run(exported, mine[name], context(data, threads, TIMINGS), folder)
         figures = runtime.ship(mine[name], folder, spec, figures)
-        return {**figures, "parity": check_build(name, exported, folder, data, parity, threads)}
+        figures["parity"] = check_build(name, exported, folder, data, parity, threads)
+        return figures | certificate.certify(
+            mine[name], folder, exported, context(data, threads, TIMINGS).calibration(1), threads
+        )
 
     def inputs(name: str) -> str:
         files = [data / "spec.json", data / "validation.parquet", data / "calibration.parquet", exported]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
 import tempfile
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.data import Spec, read_rows
-from components.errors import Refused
 from components.session import CUDA, ONNX_SESSION, onnx_session, placement
 
 if TYPE_CHECKING:
@@ -57,6 +57,28 @@ def tidy(model: ModelProto) -> None:
     for holder in [model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
         del holder.metadata_props[:]
         holder.doc_string = ""
+
+
+def name_layers(model: ModelProto) -> None:
+    """Name matrix products and convolutions in place after the modules they come from: "vit.layers.0.mlp.fc1".
+
+    Reads what the exporter noted on its nodes, which `tidy` drops; a weight's own name is surer, since a convolution
+    is noted as the normalisation that was folded into it. Two of one module get their own names behind it.
+    """
+    scopes: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        told = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        found = [scope for scope in ast.literal_eval(told) if scope]
+        if node.op_type in FLOAT_KERNELS and len(found) > 1:
+            weight, _, ends = node.input[1].rpartition(".")
+            module = weight if ends == "weight" else found[-2]
+            short = module.removeprefix("module.")
+            scopes[node.name] = [module if short[:1].isdigit() else short, found[-1]]
+    shared = Counter(module for module, _ in scopes.values())
+    for node in model.graph.node:
+        if node.name in scopes:
+            module, own = scopes[node.name]
+            node.name = f"{module}.{own}" if shared[module] > 1 else module
 
 
 def _left_in_floats(model: ModelProto) -> list[str]:
@@ -207,14 +229,3 @@ def placed(file: Path, threads: int) -> dict[str, Any]:
         "cuda_nodes": found.pop(CUDA, {}),
         "cpu_nodes": {name: n for at in found.values() for name, n in at.items()},
     }
-
-
-def certify(file: Path, threads: int) -> dict[str, dict[str, int]]:
-    """`kernels` of an INT8 build; raises Refused if nothing would run in integers."""
-    figures = kernels(file, threads)
-    if not figures["integer_nodes"]:
-        raise Refused(
-            f"no layer runs in an integer kernel (float kernels: {figures['float_nodes'] or 'none'}): "
-            f"this model has none that this target quantizes"
-        )
-    return figures

@@ -31,7 +31,10 @@ QUIET = {  # everything phones home by default; nothing here may
     "TOKENIZERS_PARALLELISM": "false",
 }
 # Instruction sets that decide which integer and half-precision kernels a runtime picks.
-ISA = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimddp", "i8mm", "sve")
+ISA = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx_vnni_int8", "amx_int8", "amx_bf16"),
+    *("asimddp", "i8mm", "sve"),
+)
 TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 

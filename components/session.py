@@ -70,9 +70,15 @@ def _of(array: np.ndarray) -> str:
 
 
 def onnx_session(
-    content: bytes, session: Mapping[str, Any], threads: int, optimized: Path | None = None, provider: str = CPU
+    content: bytes,
+    session: Mapping[str, Any],
+    threads: int,
+    optimized: Path | None = None,
+    provider: str = CPU,
+    profile: Path | None = None,
 ) -> Any:
-    """An onnxruntime.InferenceSession; writes the optimised graph to `optimized` if given.
+    """An onnxruntime.InferenceSession; writes the optimised graph to `optimized` if given, and with `profile`, what
+    the names of its files begin with, notes every node that it runs, until `end_profiling()`.
 
     `session`: disabled_optimizers, provider_options. Raises BuildError where there is no such provider or it does
     not load: ONNX Runtime would take the processor without a word.
@@ -93,6 +99,9 @@ def onnx_session(
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/dev/null/none")
     if provider != CPU:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if optimized:
         options.optimized_model_filepath = str(optimized)
     disabled = session.get("disabled_optimizers")

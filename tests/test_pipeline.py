@@ -204,7 +204,7 @@ def test_a_fault_in_one_cell_costs_one_cell(plain: Workspace, tmp_path: Path) ->
     )
     params = {
         **SMALL,
-        "targets": {**SMALL["targets"], "int8_dynamic": {"kind": "onnx_int8_dynamic", "per_channel": False}},
+        "targets": {**SMALL["targets"], "int8_dynamic": {**SMALL["targets"]["int8_dynamic"], "per_channel": False}},
     }
     plain.write_params(params)
     environment = {"PYTHONPATH": f"{plant}:{plain.folder}"}

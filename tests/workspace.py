@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
     },
     "targets": {
         "fp32": {"kind": "onnx_fp32"},
-        "int8_dynamic": {"kind": "onnx_int8_dynamic", "per_channel": True},
+        "int8_dynamic": {"kind": "onnx_int8_dynamic", "per_channel": True, "min_integer_share": 1.0},
         "trt_fp16": {"kind": "tensorrt", "precision": "fp16", "batch_sizes": [1, 2, 4], "rows": 16},
     },
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from components.params.section import Count, Section
+from components.params.section import Count, Section, Share
 
 
 class OnnxFp32(Section):
@@ -20,6 +20,7 @@ class OnnxFp16(Section):
 class OnnxInt8Dynamic(Section):
     kind: Literal["onnx_int8_dynamic"]
     per_channel: bool
+    min_integer_share: Share  # of the multiply-adds of the layers that it quantizes: Gemm and MatMul with weights
 
 
 class OnnxInt8Static(Section):
@@ -27,6 +28,7 @@ class OnnxInt8Static(Section):
     per_channel: bool
     calibration: Literal["minmax", "entropy", "percentile"]
     rows: Count  # of the calibration split
+    min_integer_share: Share  # of the multiply-adds of the layers that it quantizes: those with weights
 
 
 class OnnxCuda(Section):

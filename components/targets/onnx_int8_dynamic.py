@@ -28,4 +28,4 @@ def run(exported: Path, params: OnnxInt8Dynamic, context: Context, out: Path) ->
             per_channel=params.per_channel,
             weight_type=QuantType.QInt8,
         )
-    return dict(graph.certify(out / "model.onnx", context.threads))
+    return dict(graph.kernels(out / "model.onnx", context.threads))

@@ -21,4 +21,4 @@ def run(exported: Path, params: OnnxInt8Static, context: Context, out: Path) -> 
     feeds = context.calibration(params.rows)
     graph.quantize(exported, out / "model.onnx", feeds, params.calibration, params.per_channel, signed=False)
     rows = len(next(iter(feeds.values())))
-    return {"calibration_rows": rows, **graph.certify(out / "model.onnx", context.threads)}
+    return {"calibration_rows": rows, **graph.kernels(out / "model.onnx", context.threads)}

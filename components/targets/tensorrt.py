@@ -79,7 +79,7 @@ def run(exported: Path, params: TensorRt, context: Context, out: Path) -> dict[s
     serialized = bytes(engine)
     (out / "model.engine").write_bytes(serialized)
     write_timings(timings, bytes(config.get_timing_cache().serialize()))
-    layers = inspect_layers(trt, logger, serialized)
+    layers = inspect_layers(trt, logger, serialized, best)
     (out / "layers.json").write_text(json.dumps(layers, indent=2) + "\n", "utf-8")
     key = {
         "gpu": device,
@@ -138,13 +138,17 @@ def write_timings(path: Path, content: bytes) -> None:
     aside.replace(path)
 
 
-def inspect_layers(trt: Any, logger: Any, serialized: bytes) -> list[Any]:
-    """What the engine inspector says of every layer."""
+def inspect_layers(trt: Any, logger: Any, serialized: bytes, shape: tuple[int, ...]) -> list[Any]:
+    """What the engine inspector says of every layer, for an image batch of this shape: without one it tells -1 for
+    dimensions and no formats."""
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(serialized)
     if engine is None:
         raise RuntimeError("TensorRT cannot load the engine that it built")
-    told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    inspector, shaped = engine.create_engine_inspector(), engine.create_execution_context()
+    shaped.set_input_shape("image", shape)
+    inspector.execution_context = shaped
+    told = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     layers: list[Any] = json.loads(told)["Layers"]
     return layers
 

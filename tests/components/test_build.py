@@ -26,8 +26,10 @@ from tests.contracts.test_members import tiny
 
 ONNX: dict[str, Target] = {
     "fp32": OnnxFp32(kind="onnx_fp32"),
-    "dynamic": OnnxInt8Dynamic(kind="onnx_int8_dynamic", per_channel=True),
-    "static": OnnxInt8Static(kind="onnx_int8_static", per_channel=True, calibration="minmax", rows=32),
+    "dynamic": OnnxInt8Dynamic(kind="onnx_int8_dynamic", per_channel=True, min_integer_share=1.0),
+    "static": OnnxInt8Static(
+        kind="onnx_int8_static", per_channel=True, calibration="minmax", rows=32, min_integer_share=1.0
+    ),
 }
 ENGINE: dict[str, Target] = {"trt": TensorRt(kind="tensorrt", precision="fp16", batch_sizes=[1, 8, 32], rows=32)}
 PARITY = Parity(
@@ -271,6 +273,7 @@ CHANGES = [
     ("components/runtimes/onnxruntime_cuda.py", ""),
     ("components/engine.py", "trt"),
     ("components/graph.py", f"{ALL} trt"),
+    ("components/certificate.py", f"{ALL} trt"),
     ("components/answers.py", "evaluated"),
     ("components/tasks/image_classification.py", f"{ALL} trt evaluated"),
     ("components/diagnosis.py", f"{ALL} trt"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -43,7 +44,9 @@ def measured(
     mlp = params.Mlp(family="mlp", hidden=[4], dropout=0.0)
     parity = {"agreement": 1.0, "max_logit_difference": 0.1, "kl": 0.01, "grid": []}
     for variant, scale in (("base", 1.0), ("small", -1.0)):
-        Record("ok", figures={"parity": parity | {"kl": 0.0}}).write(Path("work/builds", variant, "export"))
+        Record("ok", figures={"parity": parity | {"kl": 0.0}, "multiply_adds": 640}).write(
+            Path("work/builds", variant, "export")
+        )
         assemble.save(assemble.create(mlp, Spec.read(prepared)), Path("work/models", variant))
         for target, settings in loaded.targets.items():
             if runtime.runtime_of(settings).DEVICE:
@@ -88,6 +91,41 @@ def run_compare(loaded: params.Params, work: Path, out: str = "matrix") -> tuple
         cell=lambda *line: tracked.append(line),
     )
     return json.loads((work / out / "matrix.json").read_text("utf-8")), tracked
+
+
+def test_a_row_has_the_certificate_of_its_build_with_measured_times(measured: Workspace) -> None:
+    """What a build claims comes from its record, what it took from the profile, and how fast it is from the rounds."""
+    loaded, work = measured
+    for variant in loaded.variants:
+        run_evaluate(loaded, work, variant)
+    run_benchmark(loaded, work)
+    file, folder = work / "benchmark/certificates.json", work / "builds/base/int8_static"
+    profiles, record = json.loads(file.read_text()), Record.read(folder)
+    assert set(profiles) == {"base/fp32", "base/int8_static", "small/int8_dynamic", "small/int8_static"}
+    (node,) = profiles["base/int8_static"]["1"]["layers"]
+    layer = {"name": "dense", "node": node, "op": "MatMul", "kernel": "MatMul", "multiply_adds": 640, "weights": True}
+    layer |= {"integer": False, "activations": "float", "between": "", "output": "logits"}
+    shares = {"integer_multiply_add_share": 0.0, "integer_weight_share": 0.0}
+    Record("ok", figures={**record.figures, "certificate": {**shares, "layers": [layer]}}).write(folder)
+    # A busy machine's clock plants nothing surely.
+    profiles["base/int8_static"]["1"] = {"layers": {node: 0.03}, "others": {"Flatten": 0.01}}
+    profiles["base/fp32"]["1"] = profiles["base/int8_static"]["1"]
+    file.write_text(json.dumps(profiles))
+    rounds = pd.read_parquet(work / "benchmark/rounds.parquet")
+    slow = rounds["cell"] == "base/int8_static"
+    rounds.loc[slow, "nanoseconds"] = rounds.loc[slow, "nanoseconds"].map(lambda calls: calls * 1000)
+    rounds.to_parquet(work / "benchmark/rounds.parquet")
+
+    rows = {row["cell"]: row for row in run_compare(loaded, work)[0]["cells"]}
+    assert {row["multiply_adds"] for row in rows.values()} == {640}
+    assert [cell for cell, row in rows.items() if row["certificate"]] == ["base/int8_static"]
+    assert rows["base/int8_static"]["certificate"] == {
+        **shares,
+        "integer_time_share": 0.0,
+        "isa": [],
+        "layers": [{key: layer[key] for key in list(layer)[:1] + list(layer)[2:7]} | {"time_share": 0.75}],
+        "reasons": ["dense (MatMul, 100.0% of the multiply-adds) computes in floats (75% of the time)"],
+    }
 
 
 def test_evaluate_answers_every_row_and_copies_what_is_not_ok(measured: Workspace) -> None:

@@ -189,8 +189,8 @@ PASS: dict[str, dict[str, Any]] = {
 TARGET: dict[str, dict[str, Any]] = {
     "onnx_fp32": {},
     "onnx_fp16": {},
-    "onnx_int8_dynamic": {"per_channel": True},
-    "onnx_int8_static": {"per_channel": True, "calibration": "minmax", "rows": 32},
+    "onnx_int8_dynamic": {"per_channel": True, "min_integer_share": 1.0},
+    "onnx_int8_static": {"per_channel": True, "calibration": "minmax", "rows": 32, "min_integer_share": 1.0},
     "onnx_cuda": {"precision": "fp16"},
     "tensorrt": {"precision": "fp16", "batch_sizes": [1, 4, 8], "rows": 32},
 }

@@ -86,7 +86,7 @@ def test_an_architecture_saves_reloads_exports_and_quantizes(
     for file, most in ((exported, 1e-4), (quantized, 0.5)):
         opened = session.OnnxSession(file.read_bytes(), session.ONNX_SESSION, 1, spec, str(file))
         assert np.abs(opened.run(rows.inputs) - said.numpy()).max() < most
-    assert graph.certify(quantized, 1)["integer_nodes"]
+    assert graph.kernels(quantized, 1)["integer_nodes"]
 
 
 @pytest.mark.parametrize(
