@@ -23,14 +23,24 @@ def flat_row(row: Mapping[str, Any], sizes: list[str], at: str) -> dict[str, Any
     """One cell with a column for each figure; `latency_ms` and `speedup` are at batch size `at`, and once at each."""
     plain = ["cell", "variant", "target", "kind", "pass", "parent", "status", "reason", "digest", "sha256"]
     plain += ["parameters", "multiply_adds", "size_mb", "rows", "accuracy", "worst_class", "worst_class_accuracy"]
-    plain += ["accuracy_difference", "accuracy_low", "accuracy_high", "mcnemar_p", "verdict", "rows_needed", "ece"]
-    plain += ["load_ms", "peak_memory_mb"]
+    plain += [
+        "accuracy_difference",
+        "accuracy_low",
+        "accuracy_high",
+        "interval",
+        "mcnemar_p",
+        "verdict",
+        "rows_needed",
+        "ece",
+    ]
+    plain += ["load_ms", "load_low_ms", "load_high_ms", "peak_memory_mb"]
     line = {key: row.get(key) for key in plain}
     nested = {
         "": ("flips", ("gained", "lost", "changed", "right_to_wrong", "wrong_to_right")),
         "ece_change_": ("ece_change", ("difference", "low", "high")),
         "class_change_": ("class_change", ("class", "change", "low", "high", "rows")),
-        "certificate_": ("certificate", ("integer_multiply_add_share", "integer_time_share")),
+        "parity_": ("parity", ("agreement", "max_logit_difference", "kl")),
+        "certificate_": ("certificate", ("integer_multiply_add_share", "integer_weight_share", "integer_time_share")),
     }
     for prefix, (name, keys) in nested.items():
         line |= {f"{prefix}{key}": (row.get(name) or {}).get(key) for key in keys}

@@ -74,7 +74,9 @@ def eager(row: Row, size: str) -> dict[str, Any]:
 def memory(row: Row) -> dict[str, Any]:
     peak = row["peak_memory_mb"]
     load = f"{row['load_ms']:.0f} ms" if row["load_ms"] is not None else ""
-    return lines(load, f"{peak:.1f} MB at its peak" if peak is not None else "")
+    ends = [row.get(key) for key in ("load_low_ms", "load_high_ms")]
+    told = f"[{ends[0]:.0f}, {ends[1]:.0f}] of {row['loads']}" if None not in ends and row.get("loads", 1) > 1 else ""
+    return lines(load, told, f"{peak:.1f} MB at its peak" if peak is not None else "")
 
 
 def matrix_table(matrix: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +154,16 @@ def certificates(matrix: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def parity(found: Mapping[str, Any] | None) -> str:
+    """The worst of the gate's grid in one line."""
+    if not found:
+        return ""
+    told = [f"{found['agreement']:.1%} equal"] if found.get("agreement") is not None else []
+    figures = {"max_logit_difference": "logit", "max_difference": "logit", "kl": "KL"}
+    told += [f"{name} {found[key]:.1e}" for key, name in figures.items() if found.get(key) is not None]
+    return ", ".join(told)
+
+
 def policy_words(decision: Mapping[str, Any]) -> str:
     policy = decision["policy"]
     units = {"latency_ms": ("latency", "ms"), "size_mb": ("size", "MB")}
@@ -186,4 +198,5 @@ def render(matrix: Mapping[str, Any], decision: Mapping[str, Any]) -> str:
         changed=changed(matrix),
         certificates=certificates(matrix),
         words=words,
+        parity=parity,
     )

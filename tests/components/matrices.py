@@ -21,6 +21,8 @@ PIXEL = (
     "E5DGwmBiYGBgYGBkYGBgYPjPwPCfAQB0ggoFXRH8QgAAAABJRU5ErkJggg=="
 )
 
+GATE = {"agreement": 1.0, "max_logit_difference": 0.013, "kl": 1e-9, "grid": []}
+
 
 def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
@@ -58,6 +60,7 @@ def certificate(slow: bool) -> dict[str, Any]:
     ]
     return {
         "integer_multiply_add_share": 0.66,
+        "integer_weight_share": 1.0,
         "integer_time_share": None if slow else 0.4,
         "isa": ["avx2", "avx512_vnni"],
         "layers": [{**layer, "integer": layer["op"] == "MatMulInteger"} for layer in layers],
@@ -129,7 +132,11 @@ def matrix(rows: int = 360) -> dict[str, Any]:
                     "load_ms": 12.0,
                     "peak_memory_mb": 5.5,
                     "energy_mj": {"1": None, "32": None},
-                    "parity": {"agreement": 1.0, "max_difference": 1e-5, "kl": 1e-9},
+                    "parity": {**GATE, "export": {**GATE, "max_logit_difference": 1.2e-6}},
+                    "interval": "score",
+                    "load_low_ms": 11.0,
+                    "load_high_ms": 14.0,
+                    "loads": 5,
                     "certificate": certificate(timed["speedup"]["1"][0] < 1) if "int8" in kind else None,
                     "versus_best": against,
                     "versus_champion": paired(0.001, rows),
@@ -165,6 +172,8 @@ def matrix(rows: int = 360) -> dict[str, Any]:
         "host": {"machine": "A processor", "isa": ["avx2"], "cores": 2, "gpu": None, "driver": None},
         "versions": {"python": "3.11.2", "onnxruntime": "1.32.0"},
         "data_sha256": sha("data"),
+        "threads": 2,
+        "processors": [0, 1],
         "batch_sizes": [1, 32],
         "batch_size": 1,
         "confidence": 0.95,

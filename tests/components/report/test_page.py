@@ -95,6 +95,8 @@ def test_all_of_it_is_there(whole: str) -> None:
         assert told in text
     assert "attention has no integer kernel" in text
     assert "not profiled" in text
+    for told in ("100.0% equal, logit 1.2e-06, KL 1.0e-09", "[11, 14] of 5", "2, pinned to processors 0, 1"):
+        assert told in text
     assert len(Tree(whole).all("table")) == 6 + 10  # layers of ten INT8 builds
 
 
