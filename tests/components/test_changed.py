@@ -30,9 +30,9 @@ def test_rows_that_most_cells_flip_come_first_then_those_that_lose_most() -> Non
     labels = np.array([0, 1, 2, 0, 1])
     sure = np.eye(3)[labels] * 4
     one, two = sure.copy(), sure.copy()
-    one[1], two[1] = [4, 0, 0], [0, 0, 4]  # both cells flip row 1
+    one[1], two[1] = [4, 3.99, 0], [0, 3.99, 4]  # both cells flip row 1, and lose less than at row 3
     one[2] = [3, 0, 2.9]  # one of them row 2, narrowly
-    two[3] = [0, 9, 0]  # one of them row 3, and surely
+    one[3], two[3] = [4, 3.9, 0], [0, 9, 0]  # one of them row 3, and surely; the other nearly
     answered = {name: answers(logits, labels) for name, logits in (("x/a", one), ("ref/a", sure), ("y/a", two))}
     found = changed.rows(answered, "ref/a", CLASSES, asked(np.array([4, 3, 2, 1, 0])), shown)
     assert [(row["row_id"], row["flips"]) for row in found] == [("r1", 2), ("r3", 1), ("r2", 1)]
