@@ -19,13 +19,14 @@ def read(folder: Path, cells: list[str], host: Mapping[str, Any]) -> tuple[dict[
     machine other than `host`.
     """
     foot, machine = read_json(folder / "cells.json"), read_json(folder / "machine.json")
-    there, here = machine.get("host", {}), {field: host.get(field) for field in machine.get("host", {})}
-    other = [field for field in there if there[field] != here[field]]
-    if other or not there:
-        words = ", ".join(f"{field} {there[field]!r}, here {here[field]!r}" for field in other)
-        raise TemperError(f"{folder}: was timed on another machine ({words or 'none is named'}); {REMEDY}")
+    if missing := sorted({"host", "threads", "processors", "energy"} - set(machine)):
+        raise TemperError(f"{folder}/machine.json: does not say {', '.join(missing)}; {REMEDY}")
+    there = machine["host"]
+    if other := [field for field in there if there[field] != host.get(field)]:
+        words = ", ".join(f"{field} {there[field]!r}, here {host.get(field)!r}" for field in other)
+        raise TemperError(f"{folder}: was timed on another machine ({words}); {REMEDY}")
     turns = rounds.read(folder)
-    if missing := [cell for cell in cells if cell not in foot]:
+    if missing := [cell for cell in cells if "status" not in foot.get(cell, {})]:
         raise TemperError(f"{folder}/cells.json: says nothing of {', '.join(missing)}; {REMEDY}")
     if strangers := sorted(set(turns) - set(cells) - {"eager", "control"}):
         raise TemperError(f"{folder}/{rounds.FILE}: times {', '.join(strangers)}, of another params.yaml; {REMEDY}")

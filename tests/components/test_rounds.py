@@ -103,7 +103,8 @@ def write_benchmark(folder: Path, host: dict[str, Any]) -> None:
     rounds.write(turns(), folder)
     cells = {"base/fp32": {"status": "ok", "batch_sizes": [1, 32]}, "base/int8": {"status": "refused"}}
     (folder / "cells.json").write_text(json.dumps(cells), "utf-8")
-    (folder / "machine.json").write_text(json.dumps({"host": host}), "utf-8")
+    machine = {"host": host, "threads": 2, "processors": [0, 1], "energy": {"counter": None, "reason": "none"}}
+    (folder / "machine.json").write_text(json.dumps(machine), "utf-8")
 
 
 def cut(path: Path) -> None:
@@ -119,7 +120,7 @@ def cut(path: Path) -> None:
         (lambda folder: cut(folder / "cells.json"), "cells.json: cannot be read"),
         (lambda folder: (folder / "machine.json").write_text("[]", "utf-8"), "machine.json: must be a mapping"),
         (lambda folder: (folder / "machine.json").unlink(), "machine.json: cannot be read"),
-        (lambda folder: write_benchmark(folder, {}), "another machine"),
+        (lambda folder: (folder / "machine.json").write_text("{}", "utf-8"), "does not say energy, host"),
         (lambda folder: write_benchmark(folder, {"cores": 8}), "another machine .cores 8, here 2."),
     ],
 )
