@@ -56,7 +56,7 @@ def accuracy_lines(row: Row, reference: str) -> tuple[str, str]:
 
 def figure(value: float) -> str:
     """Three digits that matter, never as 1e-05."""
-    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+    digits = next((digits for below, digits in ((0.01, 5), (0.1, 4), (1, 3), (10, 2), (100, 1)) if value < below), 0)
     return f"{value:.{digits}f}"
 
 
