@@ -82,10 +82,17 @@ def suspected(reference: Answer, result: Result, suspect: Suspect) -> str | None
     if unexplained(best) > EXPLAINED and suspect.fit:
         from scipy.optimize import least_squares
 
-        scale = np.maximum(np.abs(best), 1e-3)
-        # Float32 answers: a smaller step would be lost in their rounding.
-        fitted = least_squares(residuals, best, x_scale=scale, diff_step=1e-3, max_nfev=FITTED_CALLS)
-        best = list(map(float, fitted.x))
+        start, size = np.asarray(best), np.abs(best)
+        scale = np.where(size == 0, size.max(), size)
+
+        def moved(steps: np.ndarray) -> list[float]:  # from ones: a step's length is a share of where it starts
+            return [float(value) for value in start + (steps - 1) * scale]
+
+        # Float32 answers: a smaller difference would be lost in their rounding.
+        fitted = least_squares(
+            lambda steps: residuals(moved(steps)), np.ones(len(start)), diff_step=1e-3, max_nfev=FITTED_CALLS
+        )
+        best = moved(fitted.x)
     return suspect.words(best) if unexplained(best) <= EXPLAINED else None
 
 
@@ -101,8 +108,9 @@ def overflow(exported: Path, inputs: Mapping[str, np.ndarray]) -> str | None:
     found = dict(zip([*known, *inner], opened.run([*known, *inner], dict(inputs)), strict=True))
     for node in model.graph.node:  # in the order in which they run
         for name in node.output:
-            if name and np.issubdtype(found[name].dtype, np.floating) and found[name].size:
-                peak = float(np.abs(found[name]).max())
+            value = np.asarray(found[name]) if name else np.empty(0)
+            if np.issubdtype(value.dtype, np.floating) and value.size:
+                peak = float(np.abs(value).max())
                 if peak > HALF_MAX:
                     return (
                         f"overflow in half precision, which ends at {HALF_MAX:.0f}: {node.op_type} "

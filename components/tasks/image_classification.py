@@ -70,7 +70,7 @@ def suspects(spec: Spec) -> list[Suspect]:
         return {"image": moved[..., 0] if gray else moved}
 
     def words(values: Sequence[float]) -> str:
-        used, right = ([f"{value:.4g}" for value in side] for side in (values, [*mean, *std]))
+        used, right = [f"{value:.3g}" for value in values], [f"{value:.4g}" for value in [*mean, *std]]
         return (
             f"stale preprocessing: these are the answers to images normalised with mean {', '.join(used[:channels])} "
             f"and std {', '.join(used[channels:])}, the data have mean {', '.join(right[:channels])} and std "

@@ -88,7 +88,14 @@ def test_swapped_labels_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("mean", "std"),
-    [((0, 0), (1, 1)), ((0, 0), (255, 255)), ((5, 9.5), (3, 6)), ((7, 8), (2, 2.5)), ((6.5, 8), (4, 5))],
+    [
+        ((0, 0), (1, 1)),
+        ((0, 0), (255, 255)),
+        ((5, 9.5), (3, 6)),
+        ((0.5, 1), (2, 3)),
+        ((7, 8), (2, 2.5)),
+        ((6.5, 8), (4, 5)),
+    ],
 )
 def test_stale_preprocessing_is_named_with_its_statistics(mean: tuple[float, float], std: tuple[float, float]) -> None:
     with pytest.raises(Refused, match=r"^a -> b, batch 1: .*; stale preprocessing: ") as refused:
