@@ -54,8 +54,13 @@ def layer_name(node: str) -> str:
     return re.sub(r"(_MatMul|_quant|_nchwc|_token_\d+|/\w+Fusion/?)+$", "", node)
 
 
-def layers(model: ModelProto, ran: Mapping[str, Executed]) -> list[dict[str, Any]]:
-    """The matrix products and convolutions of the optimised graph `model`, which ran for one row."""
+def layers(model: ModelProto, ran: Mapping[str, Executed], written: ModelProto) -> list[dict[str, Any]]:
+    """The matrix products and convolutions of the optimised graph `model`, which ran for one row.
+
+    `written` is the graph in the file: `outputs` of a layer are what it makes there and, with what was fused into
+    it, here, since ONNX Runtime names a convolution that it gives another layout after one of them.
+    """
+    made = {layer_name(node.name): node.output[0] for node in written.graph.node}
     graph = model.graph
     dims, fixed = {tensor.name: list(tensor.dims) for tensor in graph.initializer}, multiply_adds.constants(model)
     found = []
@@ -77,7 +82,7 @@ def layers(model: ModelProto, ran: Mapping[str, Executed]) -> list[dict[str, Any
                 "integer": node.op_type in INTEGER_KERNELS,
                 "activations": as_run.types[0],
                 "between": _between(graph, node),
-                "output": node.output[0],
+                "outputs": [node.output[0], made.get(layer_name(node.name), "")],
             }
         )
     return found
@@ -112,7 +117,7 @@ def of_onnx(content: bytes, threads: int, one: Inputs) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         optimized = Path(scratch) / "optimized.onnx"
         ran = execute(content, UNPADDED, threads, one, optimized)
-        found = layers(onnx.load(optimized), ran)
+        found = layers(onnx.load(optimized), ran, onnx.load_from_string(content))
     return summary(found)
 
 
@@ -217,7 +222,7 @@ def of_engine(told: Sequence[Any]) -> dict[str, Any]:
                 "integer": "int8" in formats[0],
                 "activations": formats[0],
                 "between": "",
-                "output": "",
+                "outputs": [],
             }
         )
     if found and any(layer["activations"] for layer in found) and not any(layer["integer"] for layer in found):

@@ -78,9 +78,11 @@ def call(measured: Measured) -> float:
 
 
 def layer_times(layers: Iterable[Mapping[str, Any]], measured: Measured) -> dict[str, float]:
-    """{node: ms}. ONNX Runtime names a convolution that it gives another layout after its output."""
-    nodes = measured["layers"]
-    found = {layer["node"]: nodes.get(layer["node"], nodes.get(f"{layer['output']}_nchwc")) for layer in layers}
+    """{node: ms}, under the names of the certificate."""
+    nodes, found = measured["layers"], {}
+    for layer in layers:
+        names = [layer["node"], *(f"{output}_nchwc" for output in layer["outputs"])]
+        found[layer["node"]] = next((nodes[name] for name in names if name in nodes), None)
     return {name: milliseconds for name, milliseconds in found.items() if milliseconds is not None}
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from components import build, certificate, graph, multiply_adds, profiles, runtime
+from components import build, certificate, graph, multiply_adds, profiles, reasons, runtime
 from components.cell import Record
 from components.data import Spec, read_rows
 from components.errors import Refused
@@ -395,6 +395,19 @@ def test_the_profile_has_a_time_for_every_layer_and_leaves_nothing_behind(
     assert found["base/int8"]["8"]["others"].keys() >= {"QuantizeLinear", "DequantizeLinear", "QLinearAdd"}
     for cell in found.values():
         assert sum(cell["8"]["layers"].values()) > sum(cell["1"]["layers"].values()) > 0
+
+
+def test_float_convolutions_are_found_in_the_profile_under_the_names_of_another_layout(
+    measured: tuple[Path, Made],
+) -> None:
+    """Alone, with an activation and with a sum fused into them; every time in the profile belongs to one layer."""
+    folder, made = measured
+    fp32 = folder / "builds/base/fp32"
+    layers = certificate.of_onnx((fp32 / "model.onnx").read_bytes(), 1, made.one)["layers"]
+    profile = profiles.measure({"fp32": fp32}, 1, made.one)["fp32"]
+    timed = reasons.layer_times(layers, profile)
+    assert set(timed) == {layer["node"] for layer in layers} and len(timed) == len(profile["layers"])
+    assert sum(timed.values()) == pytest.approx(sum(profile["layers"].values()))
 
 
 def test_without_an_int8_build_nothing_is_profiled(tmp_path: Path) -> None:

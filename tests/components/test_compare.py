@@ -104,7 +104,7 @@ def test_a_row_has_the_certificate_of_its_build_with_measured_times(measured: Wo
     assert set(profiles) == {"base/fp32", "base/int8_static", "small/int8_dynamic", "small/int8_static"}
     (node,) = profiles["base/int8_static"]["1"]["layers"]
     layer = {"name": "dense", "node": node, "op": "MatMul", "kernel": "MatMul", "multiply_adds": 640, "weights": True}
-    layer |= {"integer": False, "activations": "float", "between": "", "output": "logits"}
+    layer |= {"integer": False, "activations": "float", "between": "", "outputs": ["logits"]}
     shares = {"integer_multiply_add_share": 0.0, "integer_weight_share": 0.0}
     Record("ok", figures={**record.figures, "certificate": {**shares, "layers": [layer]}}).write(folder)
     # A busy machine's clock plants nothing surely.

@@ -158,7 +158,7 @@ def signed_products(fp32: Path) -> Path:
 def layer(name: str, integer: bool = True, **more: Any) -> dict[str, Any]:
     kernel = "QLinearConv" if integer else "FusedConv"
     known = {"name": name, "node": name, "op": "Conv", "kernel": kernel, "multiply_adds": 10**7, "weights": True}
-    return known | {"integer": integer, "activations": "uint8", "between": "", "output": f"{name}_out"} | more
+    return known | {"integer": integer, "activations": "uint8", "between": "", "outputs": [f"{name}_out"]} | more
 
 
 def figures(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
