@@ -77,7 +77,7 @@ def of_row(model: ModelProto) -> int | None:
     try:
         return sum(by_node(model).values())
     except ValueError as error:
-        log.warning("multiply-adds are not counted: %s", error)
+        log.info("multiply-adds cannot be counted without running it: %s", error)
         return None
 
 

@@ -271,6 +271,22 @@ def test_a_layer_in_a_kernel_that_is_not_known_counts_as_float(make: Callable[[s
         certificate.gate(STATIC, found, owed)
 
 
+def test_what_cannot_be_counted_before_it_runs_is_owed_all_the_same(
+    make: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Swin, whose windows ONNX's inference does not see through."""
+
+    def unknown(model: onnx.ModelProto) -> dict[str, int]:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(multiply_adds, "by_node", unknown)
+    made = make("mlp")
+    true, fake = made.build(STATIC, tmp_path / "true"), made.build(STATIC, tmp_path / "fake", ["module.4"])
+    assert made.certify(STATIC, true)["integer_weight_share"] == 1.0
+    with pytest.raises(Refused, match=r"module\.4 \(Gemm, "):
+        made.certify(STATIC, fake)
+
+
 def test_a_model_without_such_layers_is_refused() -> None:
     with pytest.raises(Refused, match="onnx_int8_dynamic quantizes Gemm, MatMul with weights: this model has none"):
         certificate.gate(DYNAMIC, {"layers": []}, 0)

@@ -89,10 +89,9 @@ def test_whole_models_by_hand(name: str, prepared: Path, spec: Spec, tmp_path: P
     assert multiply_adds.of_row(onnx.load(file)) == by_hand
 
 
-def test_a_shape_that_only_running_tells_is_not_guessed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_shape_that_only_running_tells_is_not_guessed() -> None:
     inputs = "float[N,4] x, int64[2] s, float[4,4] w"
     model = graph(f"g ({inputs}) => (float[N] y) {{ h = Reshape (x, s) y = MatMul (h, w) }}")
     with pytest.raises(ValueError, match=r"node1 \(MatMul\): the shape of h is not known before it runs"):
         multiply_adds.by_node(model)
     assert multiply_adds.of_row(model) is None
-    assert "multiply-adds are not counted" in caplog.text
