@@ -13,13 +13,6 @@ from components.data import Rows
 MOST = 20
 
 
-def shares(logits: np.ndarray) -> np.ndarray:
-    """Softmax of logits (rows, classes), float64."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    divided: np.ndarray = powers / powers.sum(1, keepdims=True)
-    return divided
-
-
 def rows(
     answered: Mapping[str, Answers],
     reference: str,
@@ -32,14 +25,17 @@ def rows(
     Among rows of as many cells: those in which the reference's answer lost most probability over all cells.
     `shown` is the task's: (inputs, row numbers) to what a page shows of them. All cells answered `asked`, in order.
     """
+    from scipy.special import softmax
+
     others = {cell: answers for cell, answers in answered.items() if cell != reference}
     if reference not in answered or not others:
         return []
     base = answered[reference]
     number = np.arange(len(base.labels))
     flips = sum((answers.predictions != base.predictions).astype(int) for answers in others.values())
-    was = shares(base.logits)[number, base.predictions]
-    lost = sum(was - shares(answers.logits)[number, base.predictions] for answers in others.values())
+    was = softmax(base.logits.astype(np.float64), axis=1)[number, base.predictions]
+    is_now = (softmax(answers.logits.astype(np.float64), axis=1) for answers in others.values())
+    lost = sum(was - shares[number, base.predictions] for shares in is_now)
     worst = np.lexsort((base.row_id, -np.asarray(lost), -np.asarray(flips)))[:MOST]
     worst = worst[np.asarray(flips)[worst] > 0]
     where = {str(row_id): at for at, row_id in enumerate(asked.row_id)}

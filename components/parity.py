@@ -26,15 +26,11 @@ BUILD = {"agreement": "min_build_agreement", "kl": "max_build_kl"}
 WORDS = {"max_logit_difference": "largest logit difference", "kl": "mean KL divergence"}
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(1, keepdims=True)
-    answer: np.ndarray = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return answer
-
-
 def kl_divergence(reference: np.ndarray, candidate: np.ndarray) -> float:
     """Mean over rows of KL(reference || candidate) of the class probabilities, in nats. Logits (rows, classes)."""
-    p, q = log_softmax(reference.astype(np.float64)), log_softmax(candidate.astype(np.float64))
+    from scipy.special import log_softmax
+
+    p, q = (log_softmax(logits.astype(np.float64), axis=1) for logits in (reference, candidate))
     return max(float((np.exp(p) * (p - q)).sum(1).mean()), 0.0)
 
 

@@ -173,8 +173,9 @@ def class_changes(
 
 def calibration_gaps(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
     """For every row (its bin of equal width by confidence, whether it is right minus its confidence)."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    confidence = (shifted / shifted.sum(1, keepdims=True)).max(1)
+    from scipy.special import softmax
+
+    confidence = softmax(logits.astype(np.float64), axis=1).max(1)
     right = (logits.argmax(1) == labels).astype(np.float64)
     # Bins are (lower, upper]; a confidence is above 0, so none falls out at the bottom.
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1), right - confidence
