@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from components import changed, front, matrix_json, picture, reasons, rounds, runtime, timing
+from components import changed, figures, front, matrix_json, picture, reasons, rounds, runtime, timing
 from components.accuracy import Judged, quality, versus
 from components.cell import Record
 from components.data import Spec, read_rows
@@ -81,42 +81,6 @@ def certificate(
     return reasons.told(built.figures.get("certificate"), measured, measured_fp32, isa, times[0], times[1], size)
 
 
-def tracked(row: Mapping[str, Any], sizes: list[int]) -> dict[str, float]:
-    """A cell's figures for the tracker: the same keys on every cell, NaN where it was not measured."""
-    plain = [
-        "parameters",
-        "multiply_adds",
-        "size_mb",
-        "accuracy",
-        "worst_class_accuracy",
-        "accuracy_difference",
-        "accuracy_low",
-    ]
-    plain += ["multiply_adds", "accuracy_high", "mcnemar_p", "ece", "load_ms", "peak_memory_mb"]
-    figures = {key: row[key] for key in plain}
-    figures["on_front"] = None if row["dominated_by"] is None else not row["dominated_by"]
-    shares = ("changed", "right_to_wrong", "wrong_to_right")
-    figures |= {f"flips_{key}": (row["flips"] or {}).get(key) for key in shares}
-    figures |= {f"ece_{key}": (row["ece_change"] or {}).get(key) for key in ("difference", "low", "high")}
-    figures |= {f"class_{key}": (row["class_change"] or {}).get(key) for key in ("change", "low", "high")}
-    for size in map(str, sizes):
-        latency = row["latency"].get(size, {})
-        figures[f"latency_ms_{size}"] = row["latency_ms"].get(size)
-        figures |= {f"{key}_{size}": latency.get(key) for key in ("p95_ms", "p99_ms", "rows_per_s")}
-        figures[f"energy_mj_{size}"] = row["energy_mj"].get(size)
-        figures[f"speedup_{size}"] = row["speedup"].get(size, [None])[0]
-        figures[f"speedup_eager_{size}"] = row["speedup_eager"].get(size, [None])[0]
-    return {key: math.nan if value is None else float(value) for key, value in figures.items()}
-
-
-def settings_of(section: Variant | Target, prefix: str) -> dict[str, Any]:
-    """A variant's or target's params with dotted keys, so that trackers can set them against the figures."""
-    import pandas as pd
-
-    flat = pd.json_normalize(section.model_dump(by_alias=True), sep=".").iloc[0].to_dict()
-    return {f"{prefix}.{key}": value for key, value in flat.items()}
-
-
 def run(
     name: str,
     variants: Mapping[str, Variant],
@@ -169,7 +133,7 @@ def run(
     for variant, target in names:
         at = f"{variant}/{target}"
         build = runtime.folder_of(targets[target], at, builds, engines)
-        built, foot = Record.read(build), footprints[at]
+        built, export, foot = Record.read(build), Record.read(builds / variant / "export"), footprints[at]
         # What answered may still have failed when it was timed.
         status, reason = records[at].status, records[at].reason
         if status == "ok":
@@ -198,11 +162,11 @@ def run(
                 **{key: foot.get(key) for key in ("load_ms", "load_low_ms", "load_high_ms", "loads")},
                 "peak_memory_mb": foot.get("peak_memory_mb"),
                 "energy_mj": foot.get("energy_mj", {}),
-                "parity": parity_of(built, Record.read(builds / variant / "export")),
+                "parity": parity_of(built, export),
                 **{key: built.figures.get(key) for key in KERNELS},
                 "versus_best": versus(mine, answered[best] if best else None, classes, settings),
                 "versus_champion": versus(mine, champion_answers, classes, settings),
-                "multiply_adds": Record.read(builds / variant / "export").figures.get("multiply_adds"),
+                "multiply_adds": export.figures.get("multiply_adds"),
                 "certificate": certificate(
                     built, (at, f"{variant}/{fp32}", reference), profiles, medians, known_host["isa"], policy.batch_size
                 ),
@@ -260,27 +224,9 @@ def run(
 
     for row in rows:
         identity = {key: row[key] for key in ("variant", "target", "kind", "pass", "parent")}
-        params = {**identity, **settings_of(variants[row["variant"]], "variant")}
-        params |= settings_of(targets[row["target"]], "target")
+        params = {**identity, **figures.settings(variants[row["variant"]], "variant")}
+        params |= figures.settings(targets[row["target"]], "target")
         tags = {**identity, "status": row["status"], "reason": row["reason"], "digest": row["digest"] or ""}
         tags["verdict"] = row["verdict"] or ""
-        cell(row["cell"], params, tracked(row, matrix["batch_sizes"]), tags)
-    return metrics(matrix)
-
-
-def metrics(matrix: Mapping[str, Any]) -> dict[str, Any]:
-    """What `dvc metrics` shows: {variant: {target: figures}} of the cells that are ok, and the control's speed."""
-    size = str(matrix["batch_size"])
-    shown: dict[str, Any] = {}
-    for row in matrix["cells"]:
-        if row["status"] != "ok":
-            continue
-        figures = {"accuracy": row["accuracy"], "size_mb": row["size_mb"]}
-        if size in row["latency_ms"]:
-            figures["latency_ms"] = row["latency_ms"][size]
-        if size in row["speedup"]:
-            figures["speedup"] = row["speedup"][size][0]
-        shown.setdefault(row["variant"], {})[row["target"]] = figures
-    if size in matrix["control"]["speedup"]:
-        shown["control"] = {"speedup": matrix["control"]["speedup"][size][0]}
-    return shown
+        cell(row["cell"], params, figures.of_cell(row, matrix["batch_sizes"]), tags)
+    return figures.of_matrix(matrix)
