@@ -32,7 +32,7 @@ from typing import Any
 from components import record
 from components.errors import ParamsError, TemperError
 from components.hashing import fingerprint, sha256_file
-from components.host import QUIET, machine_lock
+from components.host import QUIET, WAITING, machine_lock
 
 log = logging.getLogger("temper")
 
@@ -251,9 +251,8 @@ def main(arguments: list[str]) -> int:
         return ParamsError.exit_code
     paths = {name: Path(path) for name, _, path in (word.partition("=") for word in arguments if "=" in word)}
     if words[0] not in LOCKS or LOCKS[words[0]] == fcntl.LOCK_SH:
-        # A thread that waits spins briefly, then sleeps: spinning long (the default) slows what runs beside it
-        # twofold and more, sleeping at once slows a training that is alone by a third.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        for name, value in WAITING.items():
+            os.environ.setdefault(name, value)
     started = time.monotonic()
     try:
         execute(words[0], words[1] if len(words) == 2 else None, paths)

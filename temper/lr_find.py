@@ -15,7 +15,7 @@ from rich.text import Text
 
 from components import params
 from components.errors import ParamsError, TemperError
-from components.host import QUIET, machine_is_taken, machine_lock
+from components.host import QUIET, WAITING, machine_is_taken, machine_lock
 from components.lr_find import DIVERGED, SMOOTHING, Point, RangeTest, Suggestion, run, suggest
 from components.stage import write_atomic
 from flows import dvc
@@ -38,7 +38,7 @@ def lr_find(name: str | None, lowest: float, highest: float, steps: int) -> None
         raise ParamsError([f"--lowest: must be below --highest, got {lowest:g} and {highest:g}"])
     variant, console = checked.variants[name], workspace.console()
     _require(variant.parent)
-    for key, value in {**QUIET, "GOMP_SPINCOUNT": "1000"}.items():
+    for key, value in (QUIET | WAITING).items():
         os.environ.setdefault(key, value)
 
     console.print(
