@@ -17,6 +17,7 @@ from components import record
 from components.errors import TemperError
 from flows import dvc, leftovers, server, snapshot
 from flows.outcome import Outcome, failed_cells
+from flows.runner import Runner, StageFailed, State
 
 FIRST, LAST = "observe", "promote"  # the two that always run
 DURATIONS = Path(".temper/durations.json")
@@ -27,7 +28,7 @@ class Watch(Protocol):
 
     def planned(self, run: str, order: list[str], stale: dict[str, list[str]]) -> None: ...
 
-    def stage(self, name: str, state: dvc.State, seconds: float, message: str) -> None: ...
+    def stage(self, name: str, state: State, seconds: float, message: str) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -72,7 +73,7 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
         run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
         outcome, started = Outcome(run), time.monotonic()
 
-        def note(name: str, state: dvc.State, seconds: float, message: str) -> None:
+        def note(name: str, state: State, seconds: float, message: str) -> None:
             if state in ("ran", "cached", "unchanged"):
                 outcome.done[name] = (state, seconds)
             if name == LAST and message:
@@ -81,7 +82,7 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
 
         preset = snapshot.standing(Path.cwd())
         keep = {LAST: lambda: {"TEMPER_COMMIT": snapshot.keep(Path.cwd(), preset)}} if preset else None
-        runner = dvc.Runner(run, slots(threads), trainings(threads), note, stage_timeout_s, keep)
+        runner = Runner(run, slots(threads), trainings(threads), note, stage_timeout_s, keep)
         tracker = _Tracker(run)
         status = "KILLED"
         try:
@@ -98,7 +99,7 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
         return outcome
 
 
-def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
+def _stages(outcome: Outcome, runner: Runner, watch: Watch) -> None:
     """observe, plan, and then what the plan says."""
     server.configure()
     with _imported_meanwhile():
@@ -136,11 +137,11 @@ def _stages(outcome: Outcome, runner: dvc.Runner, watch: Watch) -> None:
         dvc.canonical_lock(outcome.order)
 
 
-def _alone(runner: dvc.Runner, name: str, plainly: str | None) -> bool:
+def _alone(runner: Runner, name: str, plainly: str | None) -> bool:
     """Run a stage outside the flow, as patient with a busy DVC as the flow is; whether it went well."""
     try:
         dvc.patiently(lambda: runner.stage(name, plainly))
-    except dvc.StageFailed:
+    except StageFailed:
         return False
     return True
 

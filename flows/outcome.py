@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.dvc import StageFailed, What
+from flows.runner import StageFailed, What
 
 
 @dataclass

@@ -10,8 +10,9 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.dvc import BUSY_TRIES, BUSY_WAIT_S, Busy, Runner
+from flows.dvc import BUSY_TRIES, BUSY_WAIT_S, Busy
 from flows.outcome import failed_cells
+from flows.runner import Runner
 
 RUNNER: ContextVar[Runner] = ContextVar("runner")  # a flow's parameters are kept as JSON; a runner is not
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import TemperError
-from flows.dvc import tied
+from flows.runner import tied
 
 HOME = Path(".temper/prefect")
 SETTINGS = {

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.drive import LAST
-from flows.dvc import State
+from flows.runner import State
 
 MARKS = {  # state: sign, style
     "waiting": ("·", "dim"),
