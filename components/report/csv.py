@@ -43,7 +43,7 @@ def flat_row(row: Mapping[str, Any], sizes: list[str], at: str) -> dict[str, Any
         "certificate_": ("certificate", ("integer_multiply_add_share", "integer_weight_share", "integer_time_share")),
     }
     for prefix, (name, keys) in nested.items():
-        line |= {f"{prefix}{key}": (row.get(name) or {}).get(key) for key in keys}
+        line |= {f"{prefix}{key}": (row[name] or {}).get(key) for key in keys}
     line["on_front"] = None if row["dominated_by"] is None else str(not row["dominated_by"]).lower()
     line["dominated_by"] = " ".join(row["dominated_by"] or [])
     line |= {"latency_ms": row["latency_ms"].get(at), "speedup": row["speedup"].get(at, [None])[0]}
@@ -53,9 +53,9 @@ def flat_row(row: Mapping[str, Any], sizes: list[str], at: str) -> dict[str, Any
         line |= {f"speedup_{size}_low": low, f"speedup_{size}_high": high}
         line[f"speed_verdict_{size}"] = row["speed_verdict"].get(size)
         line[f"speedup_eager_{size}"] = row["speedup_eager"].get(size, [None])[0]
-        calls = (row.get("latency") or {}).get(size, {})
+        calls = row["latency"].get(size, {})
         line |= {f"{key}_{size}": calls.get(key) for key in ("p95_ms", "p99_ms", "rows_per_s")}
-        line[f"energy_mj_{size}"] = (row.get("energy_mj") or {}).get(size)
+        line[f"energy_mj_{size}"] = row["energy_mj"].get(size)
     return {key: safe(value) for key, value in line.items()}
 
 

@@ -27,7 +27,7 @@ def lines(first: str, *more: str, tone: str = "", number: bool = True) -> dict[s
 
 def accuracy(row: Row, reference: str) -> dict[str, Any]:
     tone = "" if row["cell"] == reference else TONE.get(row["verdict"] or "", "")
-    of = f"n = {row['rows']:,}" if row.get("rows") else ""
+    of = f"n = {row['rows']:,}" if row["rows"] else ""
     return lines(*words.accuracy_lines(row, reference), of, tone=tone, number=False)
 
 
@@ -36,32 +36,29 @@ def flips(row: Row, reference: str) -> dict[str, Any]:
     if not found or row["cell"] == reference:
         return lines("")
     changed = f"{found['changed']:.1%} of answers differ"
-    p = f"McNemar p {row['mcnemar_p']:.3g}" if row.get("mcnemar_p") is not None else ""
+    p = f"McNemar p {row['mcnemar_p']:.3g}" if row["mcnemar_p"] is not None else ""
     return lines(f"+{found['gained']} / -{found['lost']}", changed, p)
 
 
 def worst_class(row: Row) -> dict[str, Any]:
-    change = row.get("class_change")
+    change = row["class_change"]
     if not change:
         return lines("")
-    of = f"n = {change['rows']:,}" if change.get("rows") else ""
-    ends = [change[end] for end in ("low", "high") if change.get(end) is not None]
-    told = words.points(change["change"], *ends)
-    tone = "bad" if change.get("high") is not None and change["high"] < 0 else ""
-    return lines(change["class"], told, of, tone=tone)
+    told = words.points(*(change[key] for key in ("change", "low", "high")))
+    return lines(change["class"], told, f"n = {change['rows']:,}", tone="bad" if change["high"] < 0 else "")
 
 
 def calibration(row: Row) -> dict[str, Any]:
-    change = row.get("ece_change")
+    change = row["ece_change"]
     told = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else ""
-    return lines(f"{row['ece']:.3f}" if row.get("ece") is not None else "", told)
+    return lines(f"{row['ece']:.3f}" if row["ece"] is not None else "", told)
 
 
 def speed(row: Row, size: str, reference: str) -> dict[str, Any]:
     latency, times = words.speed_lines(row, size, reference)
     verdict = row["speed_verdict"].get(size, "") if times else ""
     told = f"{times} {verdict}".strip()
-    energy = (row.get("energy_mj") or {}).get(size)
+    energy = row["energy_mj"].get(size)
     joules = f"{words.figure(energy)} mJ a row" if energy is not None else ""
     return lines(latency, told, words.calls_words(row, size), joules, tone=TONE.get(verdict, ""))
 
@@ -90,7 +87,7 @@ def matrix_table(matrix: Mapping[str, Any], decision: Mapping[str, Any]) -> dict
         standing = words.standing(row["cell"], decision)
         chosen = (decision.get("winner") or {}).get("cell") == row["cell"]
         told = ["★ chosen" if chosen else standing, "◆ on the front" if words.on_front(row) else ""]
-        told.append("" if row.get("certificate") else words.kernel_words(row))
+        told.append("" if row["certificate"] else words.kernel_words(row))
         line["notes"] = [note for note in told if note]
         line["cells"] = [
             accuracy(row, matrix["reference"]),
@@ -109,7 +106,7 @@ def matrix_table(matrix: Mapping[str, Any], decision: Mapping[str, Any]) -> dict
 
 def classes_table(matrix: Mapping[str, Any]) -> dict[str, Any] | None:
     """Change of each class in points, cell by cell; of many classes those that fell most somewhere."""
-    rows = [row for row in matrix["cells"] if row.get("classes") and row["cell"] != matrix["reference"]]
+    rows = [row for row in matrix["cells"] if row["classes"] and row["cell"] != matrix["reference"]]
     if not rows:
         return None
     fell: dict[str, float] = {}
@@ -150,7 +147,7 @@ def certificates(matrix: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"cell": row["cell"], "slower": row["speed_verdict"].get(str(matrix["batch_size"])) == "slower", **found}
         for row in matrix["cells"]
-        if (found := row.get("certificate"))
+        if (found := row["certificate"])
     ]
 
 
@@ -159,7 +156,7 @@ def parity(found: Mapping[str, Any] | None) -> str:
     if not found:
         return ""
     told = [f"{found['agreement']:.1%} equal"] if found.get("agreement") is not None else []
-    figures = {"max_logit_difference": "logit", "max_difference": "logit", "kl": "KL"}
+    figures = {"max_logit_difference": "logit", "kl": "KL"}
     told += [f"{name} {found[key]:.1e}" for key, name in figures.items() if found.get(key) is not None]
     return ", ".join(told)
 

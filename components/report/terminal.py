@@ -67,7 +67,7 @@ def name_of(row: Row, matrix: Mapping[str, Any], decision: Mapping[str, Any] | N
     from rich.text import Text
 
     told, style = mark(row, matrix, decision)
-    certificate = row.get("certificate") or {}
+    certificate = row["certificate"] or {}
     share = certificate.get("integer_multiply_add_share")
     below = ["", *filter(None, [told, f"{share:.0%} in integers" if share is not None else ""])]
     name, under = row["cell"], "\n".join(below)

@@ -79,16 +79,15 @@ def speed_lines(row: Row, size: str, reference: str) -> tuple[str, str]:
 
 def calls_words(row: Row, size: str) -> str:
     """What single calls took at their worst, and rows a second."""
-    calls = (row.get("latency") or {}).get(size)
+    calls = row["latency"].get(size)
     if not calls:
         return ""
-    told = [f"{name} {figure(calls[f'{name}_ms'])}" for name in ("p95", "p99") if calls.get(f"{name}_ms") is not None]
-    rows = f"{calls['rows_per_s']:,.0f} rows/s" if calls.get("rows_per_s") is not None else ""
-    return "; ".join(filter(None, [", ".join(told) + (" ms" if told else ""), rows]))
+    told = [f"{name} {figure(calls[f'{name}_ms'])}" for name in ("p95", "p99") if calls[f"{name}_ms"] is not None]
+    return "; ".join([f"{', '.join(told)} ms"] * bool(told) + [f"{calls['rows_per_s']:,.0f} rows/s"])
 
 
 def energy_words(matrix: Mapping[str, Any]) -> str:
-    energy = matrix.get("energy") or {"counter": None, "reason": "no counter was looked for"}
+    energy = matrix["energy"]
     if energy["counter"]:
         return f"Energy: read from {energy['counter']}."
     return f"Energy: not measured, {energy['reason']}."
@@ -96,7 +95,7 @@ def energy_words(matrix: Mapping[str, Any]) -> str:
 
 def integer_words(row: Row) -> str:
     """The certificate in one line: what share really ran in integers. Empty if the build claims no INT8."""
-    certificate = row.get("certificate")
+    certificate = row["certificate"]
     if not certificate:
         return ""
     shares = {"of multiply-adds": "integer_multiply_add_share", "of time": "integer_time_share"}

@@ -73,6 +73,7 @@ def off(variant: str, target: str, kind: str, status: str, reason: str) -> dict[
     keys = "digest sha256 rows size_mb accuracy accuracy_difference accuracy_low accuracy_high mcnemar_p verdict"
     keys += " rows_needed flips worst_class worst_class_accuracy class_change classes ece ece_change load_ms"
     keys += " peak_memory_mb parity certificate versus_best versus_champion dominated_by"
+    keys += " interval load_low_ms load_high_ms loads"
     tables = "latency_ms latency speedup speedup_eager speed_verdict beaten_by energy_mj"
     return {
         "cell": f"{variant}/{target}",

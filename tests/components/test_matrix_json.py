@@ -37,7 +37,17 @@ def test_a_cell_that_is_ok_carries_its_proof(key: str, gone: str) -> None:
         matrix_json.check(broken, "here")
 
 
-@pytest.mark.parametrize("key", ["host", "versions", "data_sha256", "front", "changed_rows", "schema", "control"])
+@pytest.mark.parametrize("key", ["certificate", "parity", "latency", "classes", "ece_change", "energy_mj", "interval"])
+def test_what_was_not_measured_says_so(key: str) -> None:
+    broken = matrix()
+    del broken["cells"][3][key]
+    with pytest.raises(TemperError, match=rf"^here: lora/fp32.*{key}"):
+        matrix_json.check(broken, "here")
+
+
+@pytest.mark.parametrize(
+    "key", ["energy", "threads", "host", "versions", "data_sha256", "front", "changed_rows", "schema", "control"]
+)
 def test_a_matrix_says_where_and_of_what(key: str) -> None:
     broken = matrix()
     del broken[key]
