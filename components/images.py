@@ -1,4 +1,4 @@
-"""Image files, as they stand in a column of bytes, to pixels."""
+"""Images in the columns of raw tables, as files or as numbers, to pixels; and pixels to what a page shows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from components.errors import DataError
+from components.values import is_list, is_null, leaves, plain, read_numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Resize = Literal["stretch", "crop", "pad"] | None
+LARGEST_SHOWN = 96  # pixels of a side: twenty of them stay a small part of a page
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 
 
@@ -86,3 +88,51 @@ def decoded(array: pa.Array, shape: Sequence[int], resize: Resize) -> tuple[np.n
         else:
             pixels[i] = found.ravel()
     return pixels, faults
+
+
+def pixels(table: pa.Table, names: Sequence[str], size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Of one column of lists, or of columns of one number each, `size` pixels a row.
+
+    (float64 (rows, size), NaN where there is none; how many values, nulls and non-numbers a row has)
+    """
+    found = np.full((len(table), size), np.nan)
+    if len(names) == 1 and is_list(table.schema.field(names[0]).type):
+        array, rows = leaves(plain(table.column(names[0])))
+        values, text = read_numbers(array)
+        sizes = np.bincount(rows, minlength=len(table))
+        whole = sizes == size
+        found[whole] = values[whole[rows]].reshape(-1, size)
+        nulls = np.bincount(rows, weights=is_null(array), minlength=len(table)).astype(np.int64)
+        return found, {
+            "size": sizes,
+            "nulls": nulls,
+            "text": np.bincount(rows, weights=text, minlength=len(table)).astype(np.int64),
+        }
+    nulls, texts = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
+    for i, name in enumerate(names):
+        array = plain(table.column(name))
+        values, text = read_numbers(array)
+        nulls, texts = nulls + is_null(array), texts + text
+        if i < size:
+            found[:, i] = values
+    return found, {"size": np.full(len(table), len(names)), "nulls": nulls, "text": texts}
+
+
+def shown(raw: np.ndarray, numbers: np.ndarray) -> list[str]:
+    """PNG data URIs of these of the raw images (n, height, width[, channels]); black is the least value of them all."""
+    import base64
+
+    from PIL import Image
+
+    low, high = (float(raw.min()), float(raw.max())) if len(raw) else (0.0, 1.0)
+    uris = []
+    for number in numbers:
+        levels = np.rint((raw[number] - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        if levels.ndim == 3 and levels.shape[2] != 3:  # one channel, or more than a screen has
+            levels = levels[:, :, 0]
+        picture = Image.fromarray(levels)
+        picture.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+        file = io.BytesIO()
+        picture.save(file, "PNG", optimize=True)
+        uris.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+    return uris

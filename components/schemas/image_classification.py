@@ -14,37 +14,19 @@ from components import images
 from components.data import SPLITS
 from components.errors import DataError
 from components.params import Expectation, ImageClassification
-from components.values import is_list, is_null, leaves, names_of, plain, read_numbers
+from components.values import is_list, leaves, names_of, plain, read_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 
-LARGEST_SHOWN = 96  # pixels of a side: twenty of them stay a small part of a page
 PIXELS = 4 << 20  # in memory at once, in each of several arrays of eight bytes a pixel
 
 
 def shown(inputs: Mapping[str, np.ndarray], numbers: np.ndarray) -> list[str]:
-    """PNG data URIs of raw images (n, height, width[, channels]), from black at the least value of all to white."""
-    import base64
-    import io
-
-    from PIL import Image
-
-    raw = inputs["image"]
-    low, high = (float(raw.min()), float(raw.max())) if len(raw) else (0.0, 1.0)
-    uris = []
-    for number in numbers:
-        pixels = np.rint((raw[number] - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-        if pixels.ndim == 3 and pixels.shape[2] != 3:  # one channel, or more than a screen has
-            pixels = pixels[:, :, 0]
-        picture = Image.fromarray(pixels)
-        picture.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
-        file = io.BytesIO()
-        picture.save(file, "PNG", optimize=True)
-        uris.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
-    return uris
+    """PNG data URIs of these raw images."""
+    return images.shown(inputs["image"], numbers)
 
 
 def statistics(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
@@ -54,8 +36,8 @@ def statistics(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[fl
     """
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for inputs in batches:
-        images = inputs["image"]
-        pixels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1).astype(np.float64)
+        raw = inputs["image"]
+        pixels = raw.reshape(-1, raw.shape[3] if raw.ndim == 4 else 1).astype(np.float64)
         more, mean_more = len(pixels), pixels.mean(0)
         pixels -= mean_more
         shift, total = mean_more - mean, count + more
@@ -79,33 +61,6 @@ def _encoded(table: pa.Table, params: ImageClassification) -> pa.Array | None:
     return None
 
 
-def _pixels(table: pa.Table, params: ImageClassification) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(float64 pixels (rows, size), NaN where there is none; how many values, nulls and non-numbers a row has)."""
-    size = math.prod(params.shape)
-    names = _image_columns(table.column_names, params)
-    pixels = np.full((len(table), size), np.nan)
-    if len(names) == 1 and is_list(table.schema.field(names[0]).type):
-        array, rows = leaves(plain(table.column(names[0])))
-        values, text = read_numbers(array)
-        sizes = np.bincount(rows, minlength=len(table))
-        whole = sizes == size
-        pixels[whole] = values[whole[rows]].reshape(-1, size)
-        nulls = np.bincount(rows, weights=is_null(array), minlength=len(table)).astype(np.int64)
-        return pixels, {
-            "size": sizes,
-            "nulls": nulls,
-            "text": np.bincount(rows, weights=text, minlength=len(table)).astype(np.int64),
-        }
-    nulls, texts = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
-    for i, name in enumerate(names):
-        array = plain(table.column(name))
-        values, text = read_numbers(array)
-        nulls, texts = nulls + is_null(array), texts + text
-        if i < size:
-            pixels[:, i] = values
-    return pixels, {"size": np.full(len(table), len(names)), "nulls": nulls, "text": texts}
-
-
 def content(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """128 bits of SHA-256 over each image as little-endian float32, as two uint64 (n, 2); minus zero is zero."""
     images = inputs["image"].astype("<f4") + np.zeros(1, "<f4")
@@ -120,6 +75,10 @@ def keys(table: pa.Table, params: ImageClassification) -> pa.Array | None:
 
 def splits(table: pa.Table, params: ImageClassification) -> pa.Array | None:
     return None if params.columns.split is None else names_of(table.column(params.columns.split))
+
+
+def _pixels(table: pa.Table, params: ImageClassification) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    return images.pixels(table, _image_columns(table.column_names, params), math.prod(params.shape))
 
 
 def _slices(table: pa.Table, params: ImageClassification) -> list[pa.Table]:
