@@ -17,7 +17,7 @@ from components import assemble, cell, certificate, multiply_adds, runtime
 from components.cell import Record
 from components.data import read_rows
 from components.diagnosis import Answer
-from components.graph import context, name_layers, tidy
+from components.graph import context, name_layers, pool, tidy
 from components.hashing import fingerprint_cell
 from components.model import Model
 from components.params import Parity, Target
@@ -41,6 +41,7 @@ CODE = (
     "components/profiles.py",
     "components/runtime.py",
     "components/session.py",
+    "components/slim.py",
 )
 
 
@@ -82,6 +83,7 @@ def export(model: Model, example: Mapping[str, np.ndarray], out: Path) -> None:
     assert program is not None  # noqa: S101 - only the old exporter writes the file itself
     exported = program.model_proto
     name_layers(exported)
+    pool(exported)
     tidy(exported)
     onnx.checker.check_model(exported, full_check=True)
     out.write_bytes(exported.SerializeToString(deterministic=True))

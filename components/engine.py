@@ -34,6 +34,7 @@ CODE = (
     "components/profiles.py",
     "components/runtime.py",
     "components/session.py",
+    "components/slim.py",
 )
 
 

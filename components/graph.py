@@ -16,6 +16,7 @@ import numpy as np
 
 from components.data import Spec, read_rows
 from components.session import CUDA, ONNX_SESSION, onnx_session, placement
+from components.slim import slim
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -93,6 +94,24 @@ def _left_in_floats(model: ModelProto) -> list[str]:
         elif node.op_type in JOINTS or (node.op_type == "MatMul" and node.input[1] not in weights):
             left.append(node.name)
     return left
+
+
+def pool(model: ModelProto) -> None:
+    """Say in place that a mean over the image is a pooling: what has an integer kernel, and needs no other layout."""
+    from onnx import helper, numpy_helper
+
+    fixed = {tensor.name: tensor for tensor in model.graph.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in fixed:
+            continue
+        kept = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+        axes = sorted(axis % 4 for axis in numpy_helper.to_array(fixed[node.input[1]]).tolist())
+        if kept and ranks.get(node.input[0]) == 4 and axes == [2, 3]:
+            node.CopyFrom(helper.make_node("GlobalAveragePool", node.input[:1], node.output, node.name))
+    taken = {name for node in model.graph.node for name in node.input}
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in taken]:
+        model.graph.initializer.remove(tensor)
 
 
 def half(model: ModelProto) -> ModelProto:
@@ -174,6 +193,10 @@ def quantize(
             calibrate_method=methods[method],
             extra_options=options,
         )
+    if not signed:  # what TensorRT does without is another matter
+        quantized = onnx.load(out)
+        slim(quantized)
+        out.write_bytes(quantized.SerializeToString(deterministic=True))
 
 
 @contextlib.contextmanager
