@@ -80,6 +80,8 @@ def main() -> None:
     digits = load_digits().images[: arguments.batch_size].astype(np.float32)
     spec = Spec(
         task="image_classification",
+        inputs={"image": "float32"},
+        vocabulary=None,
         shape=list(digits.shape[1:]),
         classes=loaded.task.classes,
         statistics={"mean": [4.9], "std": [6.0]},

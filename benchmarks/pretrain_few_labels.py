@@ -107,6 +107,8 @@ def once(family: str, seed: int, threads: int) -> dict[str, dict[str, float]]:
     rows = splits(seed)
     spec = Spec(
         task="image_classification",
+        inputs={"image": "float32"},
+        vocabulary=None,
         shape=[8, 8],
         classes=[str(i) for i in range(10)],
         statistics=image_classification.statistics([rows["train"].inputs]),

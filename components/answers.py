@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data import Rows
+from components.data import Rows, trimmed
 from components.errors import TemperError
 from components.hashing import sha256_file
 from components.session import Session
@@ -33,11 +33,12 @@ class Answers:
 
 
 def ask(session: Session, rows: Rows) -> Answers:
-    """The last batch is filled up with its last row, which changes no scale: one shape for every call."""
+    """The last batch is filled up with its last row, which changes no scale. Text is asked as it is served: each batch
+    as long as its longest row."""
     logits = []
     for start in range(0, len(rows), BATCH_SIZE):
         numbers = np.minimum(np.arange(start, start + BATCH_SIZE), len(rows) - 1)
-        logits.append(session.run({name: values[numbers] for name, values in rows.inputs.items()}))
+        logits.append(session.run(trimmed({name: values[numbers] for name, values in rows.inputs.items()})))
     joined = np.concatenate(logits)[: len(rows)]
     return Answers(rows.row_id, rows.labels, joined.argmax(1), joined)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from components import augment_text
+from components.data import Spec
 from components.errors import TrainingError
 from components.params import Augmentation, Colour, Crop, Cutmix, Flip, Mixup, ResizedCrop, Rotate
 
@@ -126,6 +128,21 @@ AUGMENTATIONS: dict[str, Callable[[Any, Sequence[int], int], Change]] = {
     "mixup": _mixup,
     "cutmix": _cutmix,
 }
+
+
+def for_rows(
+    params: Sequence[Augmentation], inputs: Mapping[str, Tensor], spec: Spec
+) -> Callable[[Mapping[str, Tensor], Tensor], tuple[Mapping[str, Tensor], Tensor]]:
+    """All of fit.augment for a batch of raw inputs, images or texts; `inputs` is the training split."""
+    if spec.vocabulary is not None:
+        return augment_text.augmentation(params, spec.vocabulary)
+    change = augmentation(params, inputs, len(spec.classes))
+
+    def augment(raw: Mapping[str, Tensor], labels: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        image, mixed = change(raw["image"], labels)
+        return {"image": image}, mixed
+
+    return augment
 
 
 def augmentation(params: Sequence[Augmentation], inputs: Mapping[str, Tensor], classes: int) -> Change:

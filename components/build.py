@@ -29,15 +29,20 @@ CACHE = Path(".temper/builds")
 # What a cell is made with, besides its family, task, target and runtime: all that this file imports (a test says so).
 CODE = (
     "components/assemble.py",
+    "components/attention.py",
     "components/build.py",
     "components/cell.py",
     "components/certificate.py",
+    "components/classification.py",
     "components/data.py",
     "components/diagnosis.py",
+    "components/embeddings.py",
+    "components/fusion.py",
     "components/graph.py",
     "components/model.py",
     "components/multiply_adds.py",
     "components/parity.py",
+    "components/pretrained.py",
     "components/profiles.py",
     "components/runtime.py",
     "components/session.py",
@@ -46,7 +51,7 @@ CODE = (
 
 
 def export(model: Model, example: Mapping[str, np.ndarray], out: Path) -> None:
-    """Write preprocessing and model as one ONNX graph: raw float32 inputs, dynamic batch, output `logits`.
+    """Write preprocessing and model as one ONNX graph: raw inputs, dynamic batch, of text length too, output `logits`.
 
     The same model gives the same bytes. May change the module's attention: give it one of its own.
     """
@@ -67,7 +72,9 @@ def export(model: Model, example: Mapping[str, np.ndarray], out: Path) -> None:
     if plain := getattr(model.module, "set_attn_implementation", None):
         plain("eager")
     whole = Whole().eval()  # the exporter restores the mode of what it is given: dropout would come back on
-    batch = torch.export.Dim("batch")
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if model.spec.vocabulary is not None:
+        axes[1] = torch.export.Dim("length", min=2, max=model.spec.shape[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -76,7 +83,7 @@ def export(model: Model, example: Mapping[str, np.ndarray], out: Path) -> None:
             tuple(torch.from_numpy(np.resize(values, (2, *values.shape[1:]))) for values in example.values()),
             input_names=names,
             output_names=["logits"],
-            dynamic_shapes={"raw": tuple({0: batch} for _ in names)},
+            dynamic_shapes={"raw": tuple(axes for _ in names)},
             dynamo=True,
             verbose=False,
         )
@@ -135,7 +142,7 @@ def run(
 
     def build(name: str, folder: Path) -> dict[str, Any]:
         figures = TARGETS[mine[name].kind].run(exported, mine[name], context(data, threads, CACHE), folder)
-        figures = runtime.ship(mine[name], folder, source.spec, figures)
+        figures = runtime.ship(mine[name], folder, data, figures)
         figures["parity"] = check_build(name, exported, folder, data, parity, threads)
         return figures | certificate.certify(mine[name], folder, exported, rows.head(1).inputs, threads)
 

@@ -18,12 +18,12 @@ def rows(
     reference: str,
     classes: list[str],
     asked: Rows,
-    shown: Callable[[Mapping[str, np.ndarray], np.ndarray], list[str]],
+    shown: Callable[[Rows, np.ndarray], list[str]],
 ) -> list[dict[str, Any]]:
     """At most MOST rows that a cell answers otherwise than the reference, those of most cells first.
 
     Among rows of as many cells: those in which the reference's answer lost most probability over all cells.
-    `shown` is the task's: (inputs, row numbers) to what a page shows of them. All cells answered `asked`, in order.
+    `shown` is the task's: (rows, row numbers) to what a page shows of them. All cells answered `asked`, in order.
     """
     from scipy.special import softmax
 
@@ -39,7 +39,7 @@ def rows(
     worst = np.lexsort((base.row_id, -np.asarray(lost), -np.asarray(flips)))[:MOST]
     worst = worst[np.asarray(flips)[worst] > 0]
     where = {str(row_id): at for at, row_id in enumerate(asked.row_id)}
-    inputs = shown(asked.inputs, np.array([where[str(base.row_id[row])] for row in worst], dtype=np.int64))
+    inputs = shown(asked, np.array([where[str(base.row_id[row])] for row in worst], dtype=np.int64))
     return [
         {
             "row_id": str(base.row_id[row]),

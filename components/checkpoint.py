@@ -54,7 +54,7 @@ def fetch(identity: Mapping[str, Any]) -> Path:
 
         with _online(name):
             check_names(HfApi().list_repo_files(name, revision=identity["commit"]), name)
-            wanted = ["config.json", *(f"*{suffix}" for suffix in WEIGHTS)]
+            wanted = ["config.json", "tokenizer.json", *(f"*{suffix}" for suffix in WEIGHTS)]
             folder = Path(snapshot_download(name, revision=identity["commit"], allow_patterns=wanted))
     check_config(folder, name)
     check_weights(folder, name)
@@ -69,7 +69,7 @@ def _read(folder: Path) -> list[Path]:
         raise DataError(
             f"checkpoint {folder}: cannot be read: {error.strerror}; correct init.model.checkpoint"
         ) from None
-    return [path for path in files if path.name == "config.json" or path.name.endswith(WEIGHTS)]
+    return [path for path in files if path.name in ("config.json", "tokenizer.json") or path.name.endswith(WEIGHTS)]
 
 
 def _commit(name: str) -> str:

@@ -208,7 +208,7 @@ def run(
             {at: judged.answers for at, judged in answered.items()},
             reference,
             classes,
-            read_rows(data, "test", spec),
+            read_rows(data, "test", spec, texts=True),
             SCHEMAS[spec.task].shown,
         ),
     }

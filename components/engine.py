@@ -23,11 +23,15 @@ from components.targets import TARGETS
 TIMINGS = Path(".temper/timings")
 # What a cell is made with, besides its task, target and runtime: all that this file imports, as a contract test holds.
 CODE = (
+    "components/attention.py",
     "components/cell.py",
     "components/certificate.py",
+    "components/classification.py",
     "components/data.py",
     "components/diagnosis.py",
+    "components/embeddings.py",
     "components/engine.py",
+    "components/fusion.py",
     "components/graph.py",
     "components/multiply_adds.py",
     "components/parity.py",
@@ -58,7 +62,7 @@ def run(
         if missing := runtime.runtime_of(mine[name]).needs(machine):
             raise NotMeasured(missing)
         figures = TARGETS[mine[name].kind].run(exported, mine[name], context(data, threads, TIMINGS), folder)
-        figures = runtime.ship(mine[name], folder, spec, figures)
+        figures = runtime.ship(mine[name], folder, data, figures)
         figures["parity"] = check_build(name, exported, folder, data, parity, threads)
         return figures | certificate.certify(
             mine[name], folder, exported, context(data, threads, TIMINGS).calibration(1), threads

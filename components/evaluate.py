@@ -21,6 +21,7 @@ from components.tasks import TASKS
 CODE = (
     "components/answers.py",
     "components/cell.py",
+    "components/classification.py",
     "components/data.py",
     "components/evaluate.py",
     "components/runtime.py",

@@ -27,13 +27,23 @@ INTEGER_KERNELS = {
     "DynamicQuantizeMatMul",
     "MatMulInteger",
     "MatMulIntegerToFloat",
+    "QAttention",
     "QGemm",
     "QLinearConv",
     "QLinearMatMul",
 }
 # What joins convolutions and has an integer kernel too: in floats, each would cost a conversion there and back.
 JOINTS = {"Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Relu"}
-FLOAT_KERNELS = {"Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
+FLOAT_KERNELS = {
+    "Attention",
+    "Conv",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
+    "Gemm",
+    "MatMul",
+    "MultiHeadAttention",
+}
 
 
 @dataclass(frozen=True)
@@ -211,14 +221,14 @@ def quiet_tools() -> Iterator[None]:
         root.setLevel(level)
 
 
-def kernels(file: Path, threads: int) -> dict[str, Any]:
+def kernels(file: Path, threads: int, session: Mapping[str, Any] = ONNX_SESSION) -> dict[str, Any]:
     """How many nodes of the optimised graph multiply in integers, in floats and, of these, in half precision, by
     kernel; and how many casts there are."""
     import onnx
 
     with tempfile.TemporaryDirectory() as scratch:
         optimized = Path(scratch) / "optimized.onnx"
-        onnx_session(file.read_bytes(), ONNX_SESSION, threads, optimized)
+        onnx_session(file.read_bytes(), session, threads, optimized)
         graph = onnx.load(optimized).graph
     counts = Counter(node.op_type for node in graph.node)
     halves = Counter(_half_nodes(graph))

@@ -18,7 +18,9 @@ NAMED = 20  # at most, in an error
 
 
 def _own(name: str) -> str:
-    return name.removeprefix("base_model.model.")  # peft's, around a model with an adapter
+    """As it is called in the model itself: without what peft, a distillation or quantization-aware training add."""
+    bare = name.removeprefix("base_model.model.").removeprefix("student.").replace("parametrizations.", "")
+    return bare.removesuffix(".original")
 
 
 def _fits(name: str, match: str) -> bool:
@@ -84,15 +86,18 @@ def apply(module: nn.Module, groups: Sequence[Group]) -> tuple[dict[str, Group],
 
 
 def for_optimizer(
-    trained: Mapping[str, nn.Parameter], of: Mapping[str, Group], weight_decay: float
+    trained: Mapping[str, nn.Parameter],
+    of: Mapping[str, Group],
+    weight_decay: float,
+    factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Torch's parameter groups, with the factor on the learning rate as `lr_factor`.
+    """Torch's parameter groups, with the factor on the learning rate as `lr_factor`; `factors`: those of layer_decay.
 
     Weight decay is for matrices only: biases and normalisation scales stay out of it, unless their group says another.
     """
     parts: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
-        factor, decay = 1.0, weight_decay if parameter.ndim > 1 else 0.0
+        factor, decay = (factors or {}).get(name, 1.0), weight_decay if parameter.ndim > 1 else 0.0
         if group := of.get(name):
             factor = factor if group.lr_factor is None else group.lr_factor
             decay = decay if group.weight_decay is None else group.weight_decay

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from components.data import Case, Rows, Spec, Suspect
 from components.params import Family as FamilyParams
@@ -69,6 +69,56 @@ class Maskable(Protocol):
         ...
 
 
+class LanguageModel(Protocol):
+    """What a family that is in params.LANGUAGE offers besides."""
+
+    def language_model(self, module: nn.Module, next_sentence: bool) -> nn.Module:
+        """A module that trains this one's encoder in place.
+
+        It takes preprocessed inputs and `chosen`, bool (batch, length), and answers with float `tokens` (chosen,
+        vocabulary) and, if asked for, `next_sentence` (batch, 2), in which 0 means that the second text follows.
+        Raises TrainingError for an architecture that cannot.
+        """
+        ...
+
+
+class Blocked(Protocol):
+    """What a family that is in params.BLOCKED offers besides."""
+
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        """Bottom to top, what embeds the inputs first; the head is in none of them.
+
+        Of families in params.TOKENS each gives float (batch, tokens, width), alone or first in a tuple.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Where the parts of a transformer's encoder are, whose layers are alike."""
+
+    sizes: Mapping[str, int]  # layers, heads, hidden and feed_forward
+    blocks: str  # the list of its layers, by name; then names of linear layers in one of them
+    query: str
+    key: str
+    value: str
+    attended: str  # after attention
+    widened: str  # into the feed-forward width
+    returned: str  # out of it
+
+
+class Narrowable(Protocol):
+    """What a family that is in params.NARROWABLE offers besides."""
+
+    def encoder(self, module: nn.Module) -> Encoder:
+        """Raises TrainingError for an architecture whose layers cannot be made narrower."""
+        ...
+
+    def narrowed(self, module: nn.Module, params: Any, sizes: Mapping[str, int]) -> Any:
+        """The params that `build` needs for a module like this with these sizes. Raises TrainingError if none can."""
+        ...
+
+
 class Task(Protocol):
     """What a file in tasks/ offers to stages that compute with a model."""
 
@@ -109,6 +159,13 @@ class Model:
 
     def parameters(self) -> int:
         return sum(p.numel() for p in self.module.parameters())
+
+    def blocks(self) -> list[nn.Module]:
+        """Of the model itself, also with an adapter on it or inside of what trains it; empty if it has none."""
+        if not hasattr(self.family, "blocks"):
+            return []
+        inner: Any = self.module.get_base_model() if hasattr(self.module, "get_base_model") else self.module  # type: ignore[operator]
+        return cast(Blocked, self.family).blocks(inner)
 
 
 class Probe(Protocol):

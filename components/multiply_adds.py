@@ -1,6 +1,6 @@
 """Multiply-adds of a graph's matrix products and convolutions for one row, counted as torch's FlopCounterMode does.
 
-Einsum, recurrent layers and attention fused to one operator are not counted.
+Einsum and recurrent layers are not counted.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ def count(operator: str, transposed: bool, first: Shape, weights: Shape, output:
     if operator == "ConvTranspose":
         return math.prod(first) * math.prod(weights[1:])
     return math.prod(output) * first[-2 if transposed else -1]
+
+
+def of_attention(kernel: str, first: Shape, second: Shape, output: Shape) -> tuple[int, int]:
+    """(of the linear maps inside, of the products of two activations) of attention fused to one node.
+
+    `second`: weights (in, 3 * width), of MultiHeadAttention, which has none inside, keys (batch, length, width).
+    """
+    if kernel == "MultiHeadAttention":
+        return 0, 2 * math.prod(output) * second[1]
+    return math.prod(first[:2]) * math.prod(second), 2 * math.prod(output) * first[1]
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -7,20 +7,23 @@ Inputs are in memory a block at a time: each row goes to a file for its range of
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components.batches import batches, open_parquet
+from components.blocks import Blocks, positions
+from components.checkpoint import fetch
 from components.data import SPLITS, Spec
 from components.digests import digests, repeated
 from components.errors import DataError
-from components.params import ImageClassification, Prepare
+from components.params import OfCheckpoint, Prepare, Task, TextClassification
 from components.schemas import SCHEMAS
 
 if TYPE_CHECKING:
@@ -34,10 +37,6 @@ MAX_BLOCKS = 1024  # a file each and split
 def sides(found: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     """On which side each id falls, by where the first 64 bits of its SHA-256 lie in [0, 1] and by nothing else."""
     return np.searchsorted(np.cumsum(shares)[:-1], positions(found), side="right").astype(np.int8)
-
-
-def positions(found: np.ndarray) -> np.ndarray:
-    return found[:, 0].astype(np.float64) / 2.0**64
 
 
 def shares_left(prepare: Prepare, declared: Sequence[str]) -> list[float]:
@@ -55,48 +54,6 @@ def leaks(content: np.ndarray, side: np.ndarray) -> dict[tuple[str, str], int]:
     return {(SPLITS[a], SPLITS[b]): n for a, b in pairs if (n := int((held[:, a] & held[:, b]).sum()))}
 
 
-@dataclass
-class Blocks:
-    """Rows on disk, in one file for each split and range of hashes. Of a row: its number and its inputs as bytes."""
-
-    folder: Path
-    count: int  # ranges of equal width
-
-    def add(self, start: int, side: np.ndarray, found: np.ndarray, inputs: dict[str, np.ndarray]) -> None:
-        numbers = np.arange(start, start + len(side), dtype=np.int64)
-        parts = [x.reshape(len(x), -1) for x in (numbers, *inputs.values())]
-        rows = np.concatenate([np.ascontiguousarray(x).view(np.uint8) for x in parts], axis=1)
-        block = side.astype(np.int64) * self.count + np.minimum(positions(found) * self.count, self.count - 1).astype(
-            int
-        )
-        order = np.argsort(block, kind="stable")
-        edges = np.flatnonzero(np.diff(block[order])) + 1
-        for some in np.split(order, edges):
-            with self._path(int(block[some[0]])).open("ab") as file:
-                file.write(rows[some].tobytes())
-
-    def read(self, split: str, inputs: dict[str, np.ndarray]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """(row numbers, inputs shaped and typed as these), range by range; each file is removed once read."""
-        first = SPLITS.index(split) * self.count
-        for path in map(self._path, range(first, first + self.count)):
-            if not path.exists():
-                continue
-            widths = [x[:1].nbytes for x in inputs.values()]
-            rows = np.fromfile(path, np.uint8).reshape(-1, 8 + sum(widths))
-            path.unlink()
-            ends = np.cumsum([8, *widths])
-            yield (
-                rows[:, :8].copy().view(np.int64).ravel(),
-                {
-                    name: rows[:, end - width : end].copy().view(x.dtype).reshape(-1, *x.shape[1:])
-                    for (name, x), width, end in zip(inputs.items(), widths, ends[1:], strict=True)
-                },
-            )
-
-    def _path(self, block: int) -> Path:
-        return self.folder / f"{block}.bin"
-
-
 def _hex(found: np.ndarray) -> pa.Array:
     """Digests as 32 hexadecimal digits."""
     import pyarrow as pa
@@ -106,7 +63,7 @@ def _hex(found: np.ndarray) -> pa.Array:
     return pa.StringArray.from_buffers(len(found), pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def _declared(file: pq.ParquetFile, task: ImageClassification) -> list[str]:
+def _declared(file: pq.ParquetFile, task: Task) -> list[str]:
     """The splits that the data have rows of, beside train. Raises DataError for any other word."""
     import pyarrow.compute as pc
 
@@ -123,62 +80,114 @@ def _declared(file: pq.ParquetFile, task: ImageClassification) -> list[str]:
     return [name for name in SPLITS if name in found and name != "train"]
 
 
-def run(task: ImageClassification, prepare: Prepare, valid: Path, out: Path) -> dict[str, dict[str, int]]:
-    """One Parquet file a split (row_id, input.<name>, label), rows in hash order, and spec.json."""
+@dataclass(frozen=True)
+class Placed:
+    """Some rows, read, and where they go."""
+
+    raw: Mapping[str, Any]
+    labels: np.ndarray
+    content: np.ndarray  # hashes of what they hold
+    keys: pa.Array | None
+    ids: np.ndarray
+    side: np.ndarray  # numbers of splits
+
+
+def _place(table: pa.Table, task: Task, shares: Sequence[float]) -> Placed:
     import pyarrow as pa
     import pyarrow.compute as pc
+
+    member = SCHEMAS[task.kind]
+    raw, labels = member.read(table, task)
+    content, keys = member.content(raw), member.keys(table, task)
+    ids = digests((_hex(content) if keys is None else keys).to_pylist())
+    side = sides(ids, shares)
+    if (split := member.splits(table, task)) is not None:
+        marked = pc.index_in(split, value_set=pa.array(SPLITS)).to_numpy(zero_copy_only=False).astype(np.int8)
+        side = np.where(marked > 0, marked, side)
+    return Placed(raw, labels, content, keys, ids, side)
+
+
+def _training(valid: Path, task: Task, shares: Sequence[float]) -> Iterator[Mapping[str, Any]]:
+    """What the rows of the training split hold; reads them only if it is asked for."""
+    import pyarrow as pa
+
+    with open_parquet(valid / "data.parquet") as file:
+        for table in batches(file):
+            rows = np.flatnonzero(_place(table, task, shares).side == SPLITS.index("train"))
+            if len(rows):
+                yield SCHEMAS[task.kind].read(table.take(pa.array(rows)), task)[0]
+
+
+def _tokenizer(task: Task, checkpoint: Path) -> Path | None:
+    """The folder of the observed checkpoint if the tokenizer comes from there."""
+    if not (isinstance(task, TextClassification) and isinstance(task.tokenizer, OfCheckpoint)):
+        return None
+    identity = json.loads(checkpoint.read_text("utf-8"))
+    return fetch(identity) if identity else None
+
+
+def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, out: Path) -> dict[str, dict[str, int]]:
+    """One Parquet file a split (row_id, input.<name>, text.<name>, label), rows in hash order, and spec.json."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     member, folder = SCHEMAS[task.kind], out / "blocks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    blocks, like, start, texts = None, {}, 0, []
+    blocks, start, keys = None, 0, []
+    like: dict[str, np.ndarray] = {}
     with open_parquet(valid / "data.parquet") as file:
         declared, total = _declared(file, task), file.metadata.num_rows
         shares = shares_left(prepare, declared)
+        learned = member.learn(lambda: _training(valid, task, shares), task, _tokenizer(task, checkpoint), out)
         content, ids = np.empty((total, 2), np.uint64), np.empty((total, 2), np.uint64)
         labels, side = np.empty(total, np.int32), np.empty(total, np.int8)
         for table in batches(file):
-            some = slice(start, start + len(table))
-            inputs, labels[some] = member.read(table, task)
+            some, placed = slice(start, start + len(table)), _place(table, task, shares)
+            inputs, texts = learned.encode(placed.raw), member.texts(placed.raw)
             if blocks is None:
                 like = {name: x[:1] for name, x in inputs.items()}
-                row_bytes = 8 + sum(x.nbytes for x in like.values())
+                row_bytes = 8 + sum(x.nbytes for x in [*like.values(), *texts.values()])
                 blocks = Blocks(folder, min(max(row_bytes * total // BLOCK_BYTES, 1), MAX_BLOCKS))
-            content[some] = member.content(inputs)
-            if (key := member.keys(table, task)) is not None:
-                texts.append(key)
-            ids[some] = digests((_hex(content[some]) if key is None else key).to_pylist())
-            side[some] = sides(ids[some], shares)
-            if (split := member.splits(table, task)) is not None:
-                marked = pc.index_in(split, value_set=pa.array(SPLITS)).to_numpy(zero_copy_only=False).astype(np.int8)
-                side[some] = np.where(marked > 0, marked, side[some])
-            blocks.add(start, side[some], ids[some], inputs)
+            labels[some], content[some], ids[some], side[some] = placed.labels, placed.content, placed.ids, placed.side
+            if placed.keys is not None:
+                keys.append(placed.keys)
+            blocks.add(start, placed.side, placed.ids, inputs, texts)
             start += len(table)
     if blocks is None:
         raise DataError("there are no valid rows; run validate on these data first")
-    keys = pa.concat_arrays(texts) if texts else None
+    known = pa.concat_arrays(keys) if keys else None
     _check(task, labels, side, content, ids)
+    named = sorted(member.texts(placed.raw))
 
     def write(split: str) -> Iterator[dict[str, np.ndarray]]:
         schema = [("row_id", pa.string())]
         schema += [(f"input.{name}", pa.list_(pa.from_numpy_dtype(x.dtype), x.size)) for name, x in like.items()]
+        schema += [(f"text.{name}", pa.string()) for name in named]
         schema = pa.schema([*schema, ("label", pa.int32())])
         with pq.ParquetWriter(out / f"{split}.parquet", schema, compression="zstd") as writer:
-            for numbers, inputs in blocks.read(split, like):
+            for numbers, inputs, texts in blocks.read(split, like):
                 order = np.lexsort((ids[numbers, 1], ids[numbers, 0]))
                 numbers, inputs = numbers[order], {name: x[order] for name, x in inputs.items()}
                 lists = [pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x[0].size) for x in inputs.values()]
-                row_ids = _hex(content[numbers]) if keys is None else keys.take(pa.array(numbers))
-                writer.write_table(pa.table([row_ids, *lists, pa.array(labels[numbers])], schema=schema))
+                row_ids = _hex(content[numbers]) if known is None else known.take(pa.array(numbers))
+                words = [array.take(pa.array(order)) for array in texts.values()]
+                writer.write_table(pa.table([row_ids, *lists, *words, pa.array(labels[numbers])], schema=schema))
                 yield inputs
 
-    learned = member.statistics(write("train"))
+    statistics = member.statistics(write("train"))
     for name in SPLITS[1:]:
         for _ in write(name):
             pass
     shutil.rmtree(folder)
-    Spec(task=task.kind, shape=task.shape, classes=task.classes, statistics=learned).write(out)
+    Spec(
+        task=task.kind,
+        inputs={name: "float32" if x.dtype.kind == "f" else "int64" for name, x in like.items()},
+        shape=list(next(iter(like.values())).shape[1:]),
+        classes=task.classes,
+        statistics=statistics,
+        vocabulary=learned.vocabulary,
+    ).write(out)
     counts = [np.bincount(labels[side == i], minlength=len(task.classes)) for i in range(len(SPLITS))]
     return {
         "rows": {name: int(count.sum()) for name, count in zip(SPLITS, counts, strict=True)},
@@ -186,9 +195,7 @@ def run(task: ImageClassification, prepare: Prepare, valid: Path, out: Path) -> 
     }
 
 
-def _check(
-    task: ImageClassification, labels: np.ndarray, side: np.ndarray, content: np.ndarray, ids: np.ndarray
-) -> None:
+def _check(task: Task, labels: np.ndarray, side: np.ndarray, content: np.ndarray, ids: np.ndarray) -> None:
     """Raises DataError for what no split may be: empty, without a class to learn, sharing rows with another."""
     rows, group = repeated(ids)
     if len(rows):

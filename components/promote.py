@@ -166,6 +166,7 @@ def _called(version: int | None) -> str:
 def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path, matrix: Path, data: Path) -> int:
     """Store the build as a model that answers raw inputs, and register it; returns the version's number."""
     from components import runtime
+    from components.data import TOKENIZER
 
     folder = builds / winner["variant"] / winner["target"]
     if not (folder / "build.json").exists():
@@ -201,14 +202,20 @@ def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path,
         parts = {"model": Path(scratch, card["file"]), "build": Path(scratch, "build.json")}
         shutil.copyfile(folder / card["file"], parts["model"])
         shutil.copyfile(folder / "build.json", parts["build"])
+        if card["spec"]["vocabulary"]:
+            parts["tokenizer"] = Path(scratch, TOKENIZER)
+            shutil.copyfile(folder / TOKENIZER, parts["tokenizer"])
+        asked = "texts" if card["spec"]["vocabulary"] else "images"
         parts["card"], parts["licence"] = Path(scratch, "CARD.md"), Path(scratch, "LICENSE")
-        parts["card"].write_text(model_card(name, row, measured, tags), "utf-8")
+        parts["card"].write_text(model_card(name, row, measured, tags, asked), "utf-8")
         parts["licence"].write_text(licence.read_text("utf-8") if licence else NO_LICENCE, "utf-8")
         return tracking.register(name, LOADER, parts, card["spec"], tags, matrix / "matrix.json")
 
 
-def model_card(name: str, row: Mapping[str, Any], matrix: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-    """Markdown: what it is, what was measured and where, how to ask it, where it comes from."""
+def model_card(
+    name: str, row: Mapping[str, Any], matrix: Mapping[str, Any], tags: Mapping[str, str], asked: str
+) -> str:
+    """Markdown: what it is, what was measured and where, how to ask it (`asked`: texts or images), where it is from."""
 
     def interval(low: float | None, high: float | None) -> str:
         return f" (95 % interval {low:+.4f} to {high:+.4f})" if low is not None and high is not None else ""
@@ -240,8 +247,8 @@ def model_card(name: str, row: Mapping[str, Any], matrix: Mapping[str, Any], tag
         "## Ask it",
         "```python",
         f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
-        "model.predict(images)  # raw images; class names",
-        'model.predict(images, params={"output": "probabilities"})',
+        f"model.predict({asked})  # as they are; class names",
+        f'model.predict({asked}, params={{"output": "probabilities"}})',
         "```",
         "",
         "## Where it comes from",

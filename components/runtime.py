@@ -1,18 +1,20 @@
 """A build as it ships: a folder with the model file and build.json, opened by the runtime that it names.
 
 build.json: {kind, runtime: one of components/runtimes/, file, sha256, session: options found to be best, spec},
-for an engine also `key`: what it was made for. Nothing outside the folder is read.
+for an engine also `key`: what it was made for. Of text tokenizer.json stands beside it, whose sha256 the spec has.
+Nothing outside the folder is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.data import Spec
+from components.data import TOKENIZER, Spec
 from components.hashing import sha256_file
 from components.params import Target
 from components.runtimes import RUNTIMES
@@ -35,14 +37,20 @@ def folder_of(target: Target, name: str, builds: Path, engines: Path) -> Path:
     return (engines if runtime_of(target).DEVICE else builds) / name
 
 
-def ship(target: Target, folder: Path, spec: Spec, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the build.json of what the target wrote to `folder`; the figures, with those of what ships."""
+def ship(target: Target, folder: Path, data: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the build.json of what the target wrote to `folder`, and what of the prepared data it needs beside it.
+
+    Returns the figures, with those of what ships. A figure `session`, the options with which this build is best
+    opened, takes the place of its runtime's.
+    """
+    spec = Spec.read(data)
+    if spec.vocabulary is not None:
+        shutil.copyfile(data / TOKENIZER, folder / TOKENIZER)
     opened_by = runtime_of(target)
+    session = figures.get("session", opened_by.SESSION)
     key = {name: value for name, value in figures.items() if name == "key"}
-    shipped = write_build(
-        folder, target.kind, TARGETS[target.kind].RUNTIME, opened_by.FILE, opened_by.SESSION, spec, **key
-    )
-    return {**shipped, **{name: value for name, value in figures.items() if name != "key"}}
+    shipped = write_build(folder, target.kind, TARGETS[target.kind].RUNTIME, opened_by.FILE, session, spec, **key)
+    return {**shipped, **{name: value for name, value in figures.items() if name not in ("key", "session")}}
 
 
 def write_build(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from components.params import ImageClassification
+    from components.params import Task
 
 HELD_OUT = {name: i for i, name in enumerate(SPLITS)}  # the greater, the less may be taken from it
 
@@ -60,7 +60,7 @@ class Seen:
         )
 
 
-def look(file: pq.ParquetFile, task: ImageClassification, path: Path) -> Seen:
+def look(file: pq.ParquetFile, task: Task, path: Path) -> Seen:
     """Writes the features of all rows to `path`; only a batch of the data is in memory at once."""
     import pyarrow.parquet as pq
 

@@ -18,8 +18,9 @@ from components.data import Spec
 from components.errors import TemperError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# Found to be best on every ONNX file tried: the fused kernel of SkipLayerNorm is slower than its parts.
-ONNX_SESSION: dict[str, Any] = {"disabled_optimizers": ["SkipLayerNormFusion"]}
+# Found to be best on the ONNX files tried: the fused kernel of SkipLayerNorm is slower than its parts, and threads that
+# spin while a call runs, and stop with it, are woken sooner. For all builds alike: a reference that waits flatters.
+ONNX_SESSION: dict[str, Any] = {"disabled_optimizers": ["SkipLayerNormFusion"], "spins": True}
 
 
 class BuildError(TemperError):
@@ -30,7 +31,7 @@ class Session(Protocol):
     """An open build."""
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raw inputs, float32 (batch, *shape) each, to logits, float32 (batch, classes)."""
+        """Raw inputs, each as the spec has it, first axis the batch, to logits, float32 (batch, classes)."""
         ...
 
 
@@ -55,14 +56,21 @@ class Runtime(Protocol):
         ...
 
 
-def check_inputs(inputs: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
-    """The one input, `image`; raises BuildError if it is not float32 (batch >= 1, *shape)."""
-    image = inputs.get("image")
-    if image is None or len(inputs) != 1:
-        raise BuildError(f"{where}: takes the input image, got {sorted(inputs)}")
-    if image.dtype != np.float32 or image.shape[1:] != shape or not len(image):
-        raise BuildError(f"{where}: image must be float32 (batch, {', '.join(map(str, shape))}), got {_of(image)}")
-    return image
+def check_inputs(inputs: Mapping[str, np.ndarray], spec: Spec, where: str) -> dict[str, np.ndarray]:
+    """The inputs in the order of the spec; raises BuildError if one is not as the spec has it, or has no row."""
+    if inputs.keys() != spec.inputs.keys():
+        raise BuildError(f"{where}: takes {', '.join(spec.inputs)}, got {', '.join(sorted(inputs)) or 'nothing'}")
+    found = {name: inputs[name] for name in spec.inputs}
+    first = next(iter(found.values())).shape
+    for name, array in found.items():
+        right = array.ndim == len(spec.shape) + 1 and array.dtype == spec.inputs[name] and array.shape == first
+        fits = array.shape[1:] == tuple(spec.shape)
+        if spec.vocabulary is not None and right:
+            fits = 1 <= array.shape[1] <= spec.shape[0]
+        if not (right and fits and len(array)):
+            rows = ", ".join([f"length <= {spec.shape[0]}"] if spec.vocabulary else map(str, spec.shape))
+            raise BuildError(f"{where}: {name} must be {spec.inputs[name]} (batch, {rows}), got {_of(array)}")
+    return found
 
 
 def _of(array: np.ndarray) -> str:
@@ -80,8 +88,8 @@ def onnx_session(
     """An onnxruntime.InferenceSession; writes the optimised graph to `optimized` if given, and with `profile`, what
     the names of its files begin with, notes every node that it runs, until `end_profiling()`.
 
-    `session`: disabled_optimizers, provider_options. Raises BuildError where there is no such provider or it does
-    not load: ONNX Runtime would take the processor without a word.
+    `session`: disabled_optimizers, spins (threads, while a call runs), provider_options. Raises BuildError where there
+    is no such provider or it does not load: ONNX Runtime would take the processor without a word.
     """
     import onnxruntime as ort
 
@@ -92,8 +100,10 @@ def onnx_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that spin while they wait slow down whatever runs in turn with this session.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that spin between calls slow down whatever runs in turn with this session.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if session.get("spins") else "0")
+    if session.get("spins"):
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     # Weights in other files would be looked for here, where no file can be: given bytes, ONNX Runtime takes the
     # working directory and follows hard links.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/dev/null/none")
@@ -157,14 +167,16 @@ class OnnxSession:
         except Exception as error:  # ONNX Runtime has many classes for broken files
             reason = " ".join(str(error).split())[:300]
             raise BuildError(f"{where}: ONNX Runtime cannot open it: {reason}; build it again") from error
-        self._shape, self._where = tuple(spec.shape), where
+        self._spec, self._where = spec, where
+        rows = ["length"] if spec.vocabulary else spec.shape
+        kinds = {"float32": "tensor(float)", "int64": "tensor(int64)"}
+        wanted = {name: [kinds[dtype], *rows] for name, dtype in spec.inputs.items()}
         names = {node.name: [node.type, *node.shape[1:]] for node in self.opened.get_inputs()}
-        if names != {"image": ["tensor(float)", *spec.shape]}:
-            raise BuildError(f"{where}: must take image, float32 (batch, {spec.shape}), its graph takes {names}")
+        if names != wanted:
+            raise BuildError(f"{where}: must take {wanted}, its graph takes {names}")
         if [node.name for node in self.opened.get_outputs()] != ["logits"]:
             raise BuildError(f"{where}: must answer logits, its graph answers something else")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        image = check_inputs(inputs, self._shape, self._where)
-        logits: np.ndarray = self.opened.run(["logits"], {"image": image})[0]
+        logits: np.ndarray = self.opened.run(["logits"], check_inputs(inputs, self._spec, self._where))[0]
         return logits

@@ -224,24 +224,33 @@ def register(
 ) -> int:
     """Store a build as a pyfunc model from code (no pickle) and register it; returns the version's number.
 
-    `parts` are the files that ship: model, build, card, licence. `matrix` is kept with the run, not in the model, as
-    it shows rows of the test data; the version's tag `matrix` says where. The version is made with its tags in one
-    step, so one with a digest is complete.
+    `parts` are the files that ship: model, build, card, licence, of text the tokenizer. `matrix` is kept with the run,
+    not in the model, as it shows rows of the test data; the version's tag `matrix` says where. The version is made with
+    its tags in one step, so one with a digest is complete.
     """
     tracker = client()
     import mlflow
     import numpy as np
+    import pandas as pd
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    image = np.dtype("float32")
+    packages = ["mlflow", "numpy", "onnxruntime"]
+    if spec["vocabulary"]:
+        names = ["text", "pair"] if "token_type_ids" in spec["inputs"] else ["text"]
+        takes, packages = Schema([ColSpec("string", name) for name in names]), [*packages, "tokenizers"]
+        example: Any = pd.DataFrame({name: ["a text"] for name in names})
+    else:
+        image = np.dtype("float32")
+        takes, example = Schema([TensorSpec(image, (-1, *spec["shape"]))]), np.zeros((1, *spec["shape"]), image)
     signature = ModelSignature(
-        Schema([TensorSpec(image, (-1, *spec["shape"]))]),
+        takes,
         Schema([TensorSpec(np.dtype("str"), (-1,))]),
         ParamSchema([ParamSpec("output", "string", "label")]),
     )
-    # MLflow would refuse float64 and integer arrays before the loader sees them; the loader checks more, and converts.
+    # MLflow would refuse float64 and integer arrays, and lists of texts, before the loader sees them; the loader checks
+    # more, and converts.
     signature._is_signature_from_type_hint = True
     with lock(), plainly():
         experiment = Experiment(tracker, name)
@@ -258,8 +267,8 @@ def register(
                 python_model=str(loader),
                 artifacts={part: str(path) for part, path in parts.items()},
                 signature=signature,
-                input_example=np.zeros((1, *spec["shape"]), image),
-                pip_requirements=[_pinned(package) for package in ("mlflow", "numpy", "onnxruntime")],
+                input_example=example,
+                pip_requirements=[_pinned(package) for package in packages],
                 metadata={"digest": tags["digest"], "cell": tags["cell"], "classes": spec["classes"]},
             )
         check_files(Path(mlflow.artifacts.download_artifacts(logged.model_uri)), loader)

@@ -21,7 +21,7 @@ import numpy as np
 from components import data_docs
 from components.batches import batches, open_parquet
 from components.errors import DataError, ParamsError
-from components.params import Expectation, ImageClassification, ImageColumns, Validate
+from components.params import Expectation, ImageColumns, Task, TextColumns, Validate
 from components.quarantine import (
     STOPPED_ROWS,
     Finding,
@@ -54,7 +54,7 @@ def _rule(severity: Literal["stop", "quarantine"], expect: str, notes: str, **ar
     return Expectation(expect=f"expect_{expect}", severity=severity, arguments={**arguments, "notes": notes})
 
 
-def rules_of_any_task(validate: Validate, declared: ImageColumns) -> dict[str, list[Expectation]]:
+def rules_of_any_task(validate: Validate, declared: ImageColumns | TextColumns) -> dict[str, list[Expectation]]:
     """What must hold whatever the task: enough rows, no empty column, nothing twice."""
     none, zero = "column_values_to_be_in_set", [0]
     copies = "an earlier row has the same inputs and the same label"
@@ -238,7 +238,7 @@ def _page(result: dict[str, Any]) -> str:
 # --- what Great Expectations looks at --------------------------------------------------------------
 
 
-def run(task: ImageClassification, validate: Validate, raw: Path, out: Path) -> dict[str, float]:
+def run(task: Task, validate: Validate, raw: Path, out: Path) -> dict[str, float]:
     """data.parquet, quarantine.parquet (with row, rule, reason), report.json, docs/. Raises DataError, ParamsError."""
     import pyarrow as pa
 

@@ -29,7 +29,7 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """work/data/prepared with 600 real digits: 360 train, 60 validation, 60 calibration, 120 test."""
     from sklearn.datasets import load_digits
 
@@ -52,10 +52,61 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pq.write_table(table, out / f"{split}.parquet")
     statistics = image_classification.statistics([{"image": images[:360]}])
     classes = [str(label) for label in range(10)]
-    Spec(task="image_classification", shape=[8, 8], classes=classes, statistics=statistics).write(out)
+    Spec(
+        task="image_classification",
+        inputs={"image": "float32"},
+        vocabulary=None,
+        shape=[8, 8],
+        classes=classes,
+        statistics=statistics,
+    ).write(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def prepared(prepared_images: Path) -> Path:
+    return prepared_images
 
 
 @pytest.fixture(scope="session")
 def spec(prepared: Path) -> Spec:
     return Spec.read(prepared)
+
+
+@pytest.fixture(scope="session")
+def prepared_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 short texts of three classes, told apart by one word each, through the stage itself."""
+    import random
+
+    from components import prepare
+    from components.params import Prepare, Split, TextClassification, TextColumns, WordPiece
+
+    root = tmp_path_factory.mktemp("texts")
+    for name in ("valid", "prepared"):
+        (root / name).mkdir()
+    drawn = random.Random(0)  # noqa: S311 - of words
+    fillers = "the a one some with over under by of and then so it they we all".split()  # noqa: SIM905
+    told = {"sport": "goal match team", "money": "bank market price", "weather": "rain wind storm"}
+    rows = [(label, drawn.choice(words.split())) for label, words in told.items() for _ in range(100)]
+    texts = [
+        " ".join([*drawn.choices(fillers, k=drawn.randint(2, 12)), word, str(i)]) for i, (_, word) in enumerate(rows)
+    ]
+    table = pa.table({"text": texts, "label": [label for label, _ in rows]})
+    pq.write_table(table, root / "valid/data.parquet")
+    (root / "checkpoint.json").write_text("null", "utf-8")
+    task = TextClassification(
+        kind="text_classification",
+        columns=TextColumns(text="text", label="label", key=None),
+        classes=list(told),
+        max_tokens=16,
+        max_characters=200,
+        tokenizer=WordPiece(kind="wordpiece", vocabulary=128, lowercase=True),
+    )
+    shares = Prepare(split=Split(train=0.6, validation=0.15, calibration=0.1, test=0.15))
+    prepare.run(task, shares, root / "valid", root / "checkpoint.json", root / "prepared")
+    return root / "prepared"
+
+
+@pytest.fixture(scope="session")
+def text_spec(prepared_texts: Path) -> Spec:
+    return Spec.read(prepared_texts)

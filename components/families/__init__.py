@@ -1,6 +1,6 @@
 """Who answers. One file a family; see `components.model.Family` for what it offers."""
 
-from components.families import alexnet, lenet, mlp, perceptron, resnet, transformers_image, vgg, vit
+from components.families import alexnet, bert, lenet, mlp, perceptron, resnet, transformers_image, vgg, vit
 from components.model import Family
 
 FAMILIES: dict[str, Family] = {
@@ -12,4 +12,5 @@ FAMILIES: dict[str, Family] = {
     "resnet": resnet,
     "vit": vit,
     "transformers_image": transformers_image,
+    "bert": bert,
 }

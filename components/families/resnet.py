@@ -84,6 +84,10 @@ def _convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
 
 
+def blocks(module: Any) -> list[nn.Module]:
+    return [module.stem, *(block for stage in module.stages for block in stage)]
+
+
 def lora_targets(module: nn.Module) -> list[str]:
     return [*_convolutions(module), "classifier"]
 

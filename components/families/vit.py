@@ -63,6 +63,10 @@ def masked(module: Any, params: Vit) -> tuple[nn.Module, int]:
     return around, (size // params.patch_size) ** 2
 
 
+def blocks(module: Any) -> list[nn.Module]:
+    return [module.vit.embeddings, *module.vit.layers]
+
+
 def lora_targets(module: nn.Module) -> list[str]:
     return ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"]
 

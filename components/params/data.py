@@ -118,7 +118,64 @@ class ImageClassification(Section):
         return self
 
 
-Task = ImageClassification  # becomes a union on `kind` with the second task
+class TextColumns(Section):
+    """`pair` is the second text of each row; `ignored` are columns that are there and mean nothing here.
+
+    `split` says of each row where it belongs; left out: by its hash.
+    """
+
+    text: Text
+    label: Text
+    key: Text | None
+    pair: Text | None = None
+    split: Text | None = None
+    ignored: list[Text] | None = None
+
+
+class WordPiece(Section):
+    """A WordPiece vocabulary of its own (Schuster & Nakajima 2012, as in BERT), learned from the training split."""
+
+    kind: Literal["wordpiece"]
+    vocabulary: Annotated[int, Field(ge=64, le=1_000_000)]
+    lowercase: bool
+
+
+class OfCheckpoint(Section):
+    """The tokenizer that lies beside the weights of init.model.checkpoint."""
+
+    kind: Literal["checkpoint"]
+
+
+class TextClassification(Section):
+    """`labels` are what the classes are called in the data, in their order; left out: as here.
+
+    `splits` says what the words of columns.split mean; left out: train, validation, calibration, test.
+    """
+
+    kind: Literal["text_classification"]
+    columns: TextColumns
+    classes: Annotated[list[Text], Field(min_length=2, max_length=100_000)]
+    max_tokens: Annotated[int, Field(ge=8, le=65_536)]  # what is longer is cut; of both texts together
+    max_characters: Count  # longer texts are set aside
+    tokenizer: Annotated[WordPiece | OfCheckpoint, Field(discriminator="kind")]
+    labels: list[Text] | None = None
+    splits: Annotated[dict[Text, Literal["train", "validation", "calibration", "test"]], Field(min_length=1)] | None = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _sane(self) -> TextClassification:
+        for name, values in (("classes", self.classes), ("labels", self.labels or self.classes)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must differ from each other")
+        if self.labels is not None and len(self.labels) != len(self.classes):
+            raise ValueError(f"labels must have an entry a class, got {len(self.labels)} for {len(self.classes)}")
+        if self.splits is not None and self.columns.split is None:
+            raise ValueError("splits says what the words of columns.split mean, and that is not given")
+        return self
+
+
+Task = Annotated[ImageClassification | TextClassification, Field(discriminator="kind")]
 
 # --- validate, prepare ----------------------------------------------------------------------------
 

@@ -71,6 +71,13 @@ class Vit(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
+def _architecture_or_checkpoint(made: TransformersImage | Bert) -> None:
+    if (made.checkpoint is None) == (made.architecture is None) or (made.architecture is None) != (made.config is None):
+        raise ValueError("must have either a checkpoint, or an architecture and its config ({}: all as it comes)")
+    if made.revision is not None and made.checkpoint is None:
+        raise ValueError("revision belongs to a checkpoint")
+
+
 class TransformersImage(Section):
     """Either `architecture` with its `config`, or, in init, `checkpoint`: a folder or a name on the hub.
 
@@ -85,20 +92,45 @@ class TransformersImage(Section):
 
     @model_validator(mode="after")
     def _either(self) -> TransformersImage:
-        if (self.checkpoint is None) == (self.architecture is None) or (self.architecture is None) != (
-            self.config is None
-        ):
-            raise ValueError("must have either a checkpoint, or an architecture and its config ({}: all as it comes)")
-        if self.revision is not None and self.checkpoint is None:
-            raise ValueError("revision belongs to a checkpoint")
+        _architecture_or_checkpoint(self)
+        return self
+
+
+class Bert(Section):
+    """Any text classifier of transformers: `architecture` (bert, distilbert, roberta, electra, ...) with its `config`,
+    or, in init, `checkpoint`: a folder or a name on the hub.
+
+    `revision` is the commit to take from the hub; left out, the newest, which is looked up at every run.
+    """
+
+    family: Literal["bert"]
+    architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] | None = None
+    config: dict[str, Any] | None = None
+    checkpoint: Text | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> Bert:
+        _architecture_or_checkpoint(self)
         return self
 
 
 Family = Annotated[
-    Perceptron | Mlp | Lenet | Alexnet | Vgg | Resnet | Vit | TransformersImage, Field(discriminator="family")
+    Perceptron | Mlp | Lenet | Alexnet | Vgg | Resnet | Vit | TransformersImage | Bert, Field(discriminator="family")
 ]
 
+# Which families answer which task.
+FAMILIES_OF = {
+    "image_classification": ("perceptron", "mlp", "lenet", "alexnet", "vgg", "resnet", "vit", "transformers_image"),
+    "text_classification": ("bert",),
+}
+
 FEATURELESS = ("perceptron",)  # nothing before the classifier that `pretrain` could train
+LANGUAGE = ("bert",)  # `pretrain` can mask their tokens: they offer what components.model.LanguageModel says
+NEXT_SENTENCE = ("bert",)  # architectures of transformers that can be asked whether two texts belong together
+BLOCKED = ("resnet", "vit", "bert")  # made of blocks: they offer what components.model.Blocked says
+TOKENS = ("vit", "bert")  # whose blocks turn tokens into tokens, by attention
+NARROWABLE = ("bert",)  # `prune` takes shares of their parts: they offer what components.model.Narrowable says
 MASKABLE = ("vit",)  # `pretrain` can mask their patches: they offer what components.model.Maskable says
 
 

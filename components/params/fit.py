@@ -168,7 +168,32 @@ class Cutmix(Section):
     alpha: Annotated[float, Field(ge=0.01, le=100)]
 
 
-Augmentation = Annotated[Flip | Crop | ResizedCrop | Rotate | Colour | Mixup | Cutmix, Field(discriminator="kind")]
+class TokenMask(Section):
+    """The mask token in place of some tokens; never of special ones, as for the two below."""
+
+    kind: Literal["token_mask"]
+    probability: OpenShare  # of each token
+
+
+class TokenReplace(Section):
+    """A random token in place of some."""
+
+    kind: Literal["token_replace"]
+    probability: OpenShare  # of each token
+
+
+class TokenDrop(Section):
+    """Some tokens are taken out; at least one stays."""
+
+    kind: Literal["token_drop"]
+    probability: OpenShare  # of each token
+
+
+Augmentation = Annotated[
+    Flip | Crop | ResizedCrop | Rotate | Colour | Mixup | Cutmix | TokenMask | TokenReplace | TokenDrop,
+    Field(discriminator="kind"),
+]
+AUGMENTATIONS_OF_TEXT = (TokenMask, TokenReplace, TokenDrop)  # all others are for images
 
 # --- groups: what holds for some layers only -------------------------------------------------------
 
@@ -203,10 +228,12 @@ class Loop(Section):
     schedule: Schedule
     clip_norm: Positive
     patience: Annotated[int, Field(ge=1, le=100_000)]  # epochs without a better validation loss
-    precision: Literal["bf16"] | None = None  # of matrix products and convolutions; weights stay fp32
+    precision: Literal["bf16", "fp16"] | None = None  # of matrix products and convolutions; weights stay fp32
     accumulate: Annotated[int, Field(ge=2, le=100_000)] | None = None  # batches an optimizer step
     checkpoint_activations: bool | None = None  # compute them again in the backward pass, do not store them
     groups: Annotated[list[Group], Field(min_length=1, max_length=1000)] | None = None
+    layer_decay: OpenShare | None = None  # a block's learning rate in shares of the one's above
+    unfreeze: Annotated[int, Field(ge=1, le=1000)] | None = None  # epochs until the next block from the top is trained
 
 
 class Fit(Loop):

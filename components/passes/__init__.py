@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from components.model import Context, Model
-from components.passes import distill, lora, pretrain, prune, train
+from components.passes import distill, lora, pretrain, prune, qat, train
 
 PASSES: dict[str, Callable[[Model, Any, Context], tuple[Model, dict[str, float]]]] = {
     "train": train.run,
@@ -16,4 +16,5 @@ PASSES: dict[str, Callable[[Model, Any, Context], tuple[Model, dict[str, float]]
     "lora": lora.run,
     "distill": distill.run,
     "prune": prune.run,
+    "qat": qat.run,
 }

@@ -1,27 +1,33 @@
-"""pretrain: train what is before the classifier on the images alone; labels are not looked at.
+"""pretrain: train what is before the classifier on the inputs alone; labels are not looked at.
 
 contrastive is SimCLR (Chen et al., arXiv 2002.05709): two views of each image, compared in a projection that is
 dropped afterwards, any family with features. masked is SimMIM (Xie et al., arXiv 2111.09886): guess the pixels under
-masked patches, families in params.MASKABLE. The classifier stays what it was in the parent.
+masked patches, families in params.MASKABLE. masked_language is BERT's own (components/masking.py): guess masked tokens,
+families in params.LANGUAGE. The classifier stays what it was in the parent.
+
+All rows, of training and of validation, come from `context.rows`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from components import masking
 from components.augment import augmentation
-from components.data import Rows
+from components.data import Rows, trimmed
 from components.errors import TrainingError
 from components.fit import Batch, fit
-from components.model import Context, Maskable, Model
-from components.params import Contrastive, CrossEntropy, Fit, Masked, Pretrain
+from components.model import Context, LanguageModel, Maskable, Model
+from components.params import LANGUAGE, Contrastive, CrossEntropy, Fit, Masked, MaskedLanguage, Pretrain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Figures = dict[str, "Tensor"]  # `loss`, and what else is measured, each the mean over the rows
+# `loss`, and what else is measured: a mean, and over how many rows or tokens it is taken
+Figures = dict[str, tuple["Tensor", int]]
 Trial = tuple["nn.Module", Callable[[Mapping[str, "Tensor"]], Figures]]  # what is trained; raw inputs to figures
 
 
@@ -29,7 +35,7 @@ def run(model: Model, params: Pretrain, context: Context) -> tuple[Model, dict[s
     module, figures = METHODS[params.method.kind](model, params.method, context)
 
     def objective(batch: Batch) -> Tensor:
-        return figures(batch.inputs)["loss"]
+        return figures(batch.inputs)["loss"][0]
 
     def validate() -> dict[str, float]:
         return _measure(module, figures, context, params.fit.batch_size)
@@ -55,16 +61,23 @@ def _measure(
 
     rows = context.rows("validation")
     inputs = _raw(rows)
+    order = inputs["attention_mask"].sum(1).argsort(stable=True) if "attention_mask" in inputs else None
     totals: dict[str, float] = {}
+    counts: dict[str, int] = {}
     was_training = module.training
     module.eval()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(context.seed)
-        for index in torch.split(torch.arange(len(rows)), batch_size):
-            for name, value in figures({name: x[index] for name, x in inputs.items()}).items():
-                totals[name] = totals.get(name, 0.0) + value.item() * len(index)
+        for index in torch.split(torch.arange(len(rows)) if order is None else order, batch_size):
+            batch = trimmed({name: x[index] for name, x in inputs.items()})
+            for name, (value, count) in figures(batch).items():
+                totals[name] = totals.get(name, 0.0) + value.item() * count
+                counts[name] = counts.get(name, 0) + count
     module.train(was_training)
-    return {name: total / len(rows) for name, total in totals.items()}
+    means = {name: total / max(counts[name], 1) for name, total in totals.items()}
+    if "masked_loss" in means:  # of the whole split: the mean of the batches' perplexities would be more
+        means["perplexity"] = math.exp(min(means["masked_loss"], 700.0))
+    return means
 
 
 def contrastive(model: Model, params: Contrastive, context: Context) -> Trial:
@@ -104,8 +117,8 @@ def contrastive(model: Model, params: Contrastive, context: Context) -> Trial:
         likeness = likeness.masked_fill(torch.eye(len(codes), dtype=torch.bool), -torch.inf)
         other = torch.arange(len(codes)).roll(len(images))
         return {
-            "loss": cross_entropy(likeness, other),
-            "alignment": (likeness.argmax(1) == other).float().mean(),
+            "loss": (cross_entropy(likeness, other), len(images)),
+            "alignment": ((likeness.argmax(1) == other).float().mean(), len(images)),
         }
 
     return trained, figures
@@ -123,9 +136,49 @@ def masked(model: Model, params: Masked, context: Context) -> Trial:
     def figures(raw: Mapping[str, Tensor]) -> Figures:
         pixels = model.task.preprocess(raw, model.spec)["pixel_values"]
         order = torch.rand(len(pixels), patches).argsort(1)
-        return {"loss": trained(pixels, order < hidden).loss}
+        return {"loss": (trained(pixels, order < hidden).loss, len(pixels))}
 
     return trained, figures
 
 
-METHODS: dict[str, Callable[[Model, Any, Context], Trial]] = {"contrastive": contrastive, "masked": masked}
+def masked_language(model: Model, params: MaskedLanguage, context: Context) -> Trial:
+    """`loss` is `masked_loss`, the cross entropy of the chosen tokens, plus that of the next sentence.
+
+    Besides `masked_accuracy` and, with next_sentence, `next_sentence_accuracy`; by chance half.
+    """
+    from torch.nn.functional import cross_entropy
+
+    vocabulary, family = model.spec.vocabulary, model.family
+    if vocabulary is None or not hasattr(family, "language_model"):
+        able = ", ".join(LANGUAGE)
+        raise TrainingError(f"family {model.params.family} has no tokens to mask; method masked_language is for {able}")
+    paired = bool(params.next_sentence)
+    trained = cast(LanguageModel, family).language_model(model.module, paired)
+
+    def figures(raw: Mapping[str, Tensor]) -> Figures:
+        inputs, other = masking.pairs(raw, vocabulary, model.spec.shape[0]) if paired else (dict(raw), None)
+        tokens = inputs["input_ids"]
+        inputs["input_ids"], chosen = masking.mask(inputs, vocabulary, params.ratio)
+        said = trained(model.task.preprocess(inputs, model.spec), chosen)
+        guess, right = said["tokens"].float(), tokens[chosen]
+        count = len(right)
+        # Rows without any token of their own give nothing to guess: 0, not the mean of nothing.
+        loss = cross_entropy(guess, right, reduction="sum") / max(count, 1)
+        found: Figures = {
+            "masked_loss": (loss, count),
+            "masked_accuracy": ((guess.argmax(1) == right).float().sum() / max(count, 1), count),
+        }
+        if other is not None:
+            follows = said["next_sentence"].float()
+            loss = loss + cross_entropy(follows, other)
+            found["next_sentence_accuracy"] = ((follows.argmax(1) == other).float().mean(), len(other))
+        return found | {"loss": (loss, count)}
+
+    return trained, figures
+
+
+METHODS: dict[str, Callable[[Model, Any, Context], Trial]] = {
+    "contrastive": contrastive,
+    "masked": masked,
+    "masked_language": masked_language,
+}

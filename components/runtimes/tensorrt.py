@@ -47,7 +47,8 @@ class EngineSession:
             raise BuildError(
                 f"{where}: was built by TensorRT {key.get('tensorrt')}, here is {trt.__version__}; build it again"
             )
-        self._shape, self._classes, self._where, self._cuda = tuple(spec.shape), len(spec.classes), where, cuda
+        self._spec, self._where, self._cuda = spec, where, cuda
+        self._shape, self._classes = tuple(spec.shape), len(spec.classes)
         # TensorRT's objects must live as long as what they made.
         self._logger = trt.Logger(trt.Logger.WARNING)
         self._runtime = trt.Runtime(self._logger)
@@ -73,7 +74,7 @@ class EngineSession:
         return rest[0] if rest else None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        image = check_inputs(inputs, self._shape, self._where)
+        image = check_inputs(inputs, self._spec, self._where)["image"]
         return np.concatenate(
             [self._batch(image[i : i + self._greatest]) for i in range(0, len(image), self._greatest)]
         )

@@ -5,28 +5,56 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components import images
-from components.data import SPLITS
+from components import images, labelled
+from components.data import Learned, Rows
 from components.errors import DataError
+from components.labelled import keys, rule, splits
 from components.params import Expectation, ImageClassification
-from components.values import is_list, leaves, names_of, plain, read_numbers
+from components.values import is_list, leaves, plain, read_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 
+__all__ = [
+    "columns",
+    "content",
+    "expectations",
+    "features",
+    "keys",
+    "learn",
+    "read",
+    "shown",
+    "splits",
+    "statistics",
+    "texts",
+]
+
+Raw = Mapping[str, np.ndarray]
 PIXELS = 4 << 20  # in memory at once, in each of several arrays of eight bytes a pixel
 
 
-def shown(inputs: Mapping[str, np.ndarray], numbers: np.ndarray) -> list[str]:
+def shown(rows: Rows, numbers: np.ndarray) -> list[str]:
     """PNG data URIs of these raw images."""
-    return images.shown(inputs["image"], numbers)
+    return images.shown(rows.inputs["image"], numbers)
+
+
+def learn(
+    training: Callable[[], Iterable[Raw]], params: ImageClassification, checkpoint: Path | None, out: Path
+) -> Learned:
+    """Nothing: an image is a row as it is."""
+    return Learned(lambda raw: raw, None)
+
+
+def texts(raw: Raw) -> dict[str, pa.Array]:
+    return {}
 
 
 def statistics(batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
@@ -69,14 +97,6 @@ def content(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.frombuffer(heads, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def keys(table: pa.Table, params: ImageClassification) -> pa.Array | None:
-    return None if params.columns.key is None else names_of(table.column(params.columns.key)).fill_null("")
-
-
-def splits(table: pa.Table, params: ImageClassification) -> pa.Array | None:
-    return None if params.columns.split is None else names_of(table.column(params.columns.split))
-
-
 def _pixels(table: pa.Table, params: ImageClassification) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return images.pixels(table, _image_columns(table.column_names, params), math.prod(params.shape))
 
@@ -89,8 +109,6 @@ def _slices(table: pa.Table, params: ImageClassification) -> list[pa.Table]:
 
 def read(table: pa.Table, params: ImageClassification) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(image float32 (n, *shape), class numbers int32). Raises DataError for rows that validate sets aside."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     def pixels_of(part: pa.Table) -> np.ndarray:
         files = _encoded(part, params)
@@ -98,9 +116,7 @@ def read(table: pa.Table, params: ImageClassification) -> tuple[dict[str, np.nda
         return found[0].astype(np.float32)
 
     pixels = np.concatenate([pixels_of(part) for part in _slices(table, params)])
-    names = names_of(table.column(params.columns.label))
-    numbers = pc.index_in(names, value_set=pa.array(params.classes, pa.string())).fill_null(-1)
-    labels = np.array(numbers.to_numpy(zero_copy_only=False), np.int32)
+    labels = labelled.numbers(table, params)
     if bad := int((~np.isfinite(pixels).all(1) | (labels < 0)).sum()):
         raise DataError(f"{bad} of {len(table)} rows have no readable image or label; run validate on these data first")
     return {"image": pixels.reshape(-1, *params.shape)}, labels
@@ -108,43 +124,27 @@ def read(table: pa.Table, params: ImageClassification) -> tuple[dict[str, np.nda
 
 def columns(table: pa.Table, params: ImageClassification) -> pd.DataFrame:
     """One row a raw column: its role and kind of values; `table` may be the first rows only."""
-    import pandas as pd
+    image = _image_columns(table.column_names, params)
+
+    def kind(name: str, role: str | None) -> str | None:
+        return _kind(table.column(name), len(image) == 1, "*" not in params.columns.image) if role == "image" else None
+
+    return labelled.columns(table, params, dict.fromkeys(image, "image"), [], {"image_kind": kind})
+
+
+def _kind(column: pa.ChunkedArray, alone: bool, listed: bool) -> str:
+    """Of an image's column: image (its file), number, empty, or what else it is in words."""
     import pyarrow as pa
 
-    image = set(_image_columns(table.column_names, params))
-
-    def kind(name: str) -> str:
-        array = plain(table.column(name))
-        if name in image and images.is_encoded(array.type) and len(image) == 1:
-            return "image"
-        listed = name in image and "*" not in params.columns.image
-        if listed and not (is_list(array.type) or pa.types.is_null(array.type)):
-            return f"{array.type}, neither a list nor image files"
-        array = leaves(array)[0] if listed else array
-        if pa.types.is_null(array.type):
-            return "empty"
-        if pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
-            return "number"
-        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            values, _ = read_numbers(array)
-            return "number" if np.isfinite(values).any() and name in image else "text"
-        return "text" if pa.types.is_boolean(array.type) and name not in image else str(array.type)
-
-    others = params.columns
-    roles: dict[str | None, str] = {others.label: "label", others.key: "key", others.split: "split"}
-    roles |= dict.fromkeys(image, "image")
-    found = [(name, roles.get(name)) for name in table.column_names]
-    return pd.DataFrame(
-        {
-            "column": pd.Series([name for name, _ in found], dtype="object"),
-            "role": pd.Series([role for _, role in found], dtype="object"),
-            "extra": pd.Series([None if role else name for name, role in found], dtype="object"),
-            "image_kind": pd.Series([kind(name) if role == "image" else None for name, role in found], dtype="object"),
-            "name_kind": pd.Series(
-                [kind(name) if role in ("label", "key", "split") else None for name, role in found], dtype="object"
-            ),
-        }
-    )
+    array = plain(column)
+    if images.is_encoded(array.type) and alone:
+        return "image"
+    if listed and not (is_list(array.type) or pa.types.is_null(array.type)):
+        return f"{array.type}, neither a list nor image files"
+    array = leaves(array)[0] if listed else array
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return "number" if np.isfinite(read_numbers(array)[0]).any() else "text"
+    return str(array.type) if pa.types.is_boolean(array.type) else labelled.kind_of(pa.chunked_array([array]))
 
 
 def features(table: pa.Table, params: ImageClassification) -> pa.Table:
@@ -161,11 +161,7 @@ def features(table: pa.Table, params: ImageClassification) -> pa.Table:
 def _features(table: pa.Table, params: ImageClassification) -> pa.Table:
     import pyarrow as pa
 
-    found: dict[str, Any] = {}
-    names = params.columns
-    for name, column in (("label", names.label), ("key", names.key), ("split", names.split)):
-        if column in table.column_names:
-            found[name] = names_of(table.column(column))
+    found: dict[str, Any] = labelled.features(table, params)
     if _image_columns(table.column_names, params):
         files = _encoded(table, params)
         if files is None:
@@ -198,99 +194,33 @@ def _features(table: pa.Table, params: ImageClassification) -> pa.Table:
 
 def expectations(params: ImageClassification) -> dict[str, list[Expectation]]:
     """What must hold of the raw columns (else the run stops) and of each row (else it is set aside)."""
-    size, names = math.prod(params.shape), params.columns
-    roles = ["image", "label", *(["key"] if names.key else []), *(["split"] if names.split else [])]
-    count = (size if "*" in names.image else 1) + len(roles) - 1
-
-    def rule(severity: Literal["stop", "quarantine"], expect: str, notes: str, **arguments: Any) -> Expectation:
-        return Expectation(expect=f"expect_{expect}", severity=severity, arguments={**arguments, "notes": notes})
+    size, pattern = math.prod(params.shape), params.columns.image
+    others, roles = labelled.wanted(params)
+    count = (size if "*" in pattern else 1) + len(roles)
+    words = f"image {pattern!r} (task.shape {params.shape}), {others}"
+    in_set, between = "column_values_to_be_in_set", "column_values_to_be_between"
+    outside = "a pixel is outside task.range"
+    limits = {"min_value": params.range[0], "max_value": params.range[1]}
 
     def none(column: str, notes: str) -> Expectation:
-        return rule("quarantine", "column_values_to_be_in_set", notes, column=column, value_set=[0])
+        return rule("quarantine", in_set, notes, column=column, value_set=[0])
 
-    wanted = f"image {names.image!r} (task.shape {params.shape}), label {names.label!r}"
-    wanted += f", key {names.key!r}" if names.key else ""
-    wanted += f", split {names.split!r}" if names.split else ""
-    between = {"min_value": params.range[0], "max_value": params.range[1]}
-    rows = [
-        rule("quarantine", "column_values_to_not_be_null", "the label is missing", column="label"),
-        rule(
-            "quarantine",
-            "column_values_to_be_in_set",
-            "the label is not one of task.classes",
-            column="label",
-            value_set=params.classes,
-        ),
-        rule(
-            "stop",
-            "column_unique_value_count_to_be_between",
-            "there must be at least two classes to tell apart",
-            column="label",
-            min_value=2,
-        ),
-        rule(
-            "quarantine",
-            "column_values_to_be_in_set",
-            f"the image must have {size} values (task.shape {params.shape})",
-            column="image_size",
-            value_set=[size],
-        ),
-        rule("quarantine", "column_values_to_be_null", "the image cannot be used", column="image_fault"),
-        none("image_nulls", "pixels are missing"),
-        none("image_text", "pixels are not numbers"),
-        none("image_nonfinite", "pixels are NaN or infinite"),
-        rule(
-            "quarantine", "column_values_to_be_between", "a pixel is outside task.range", column="image_min", **between
-        ),
-        rule(
-            "quarantine", "column_values_to_be_between", "a pixel is outside task.range", column="image_max", **between
-        ),
-    ]
-    if names.key:
-        rows.append(rule("quarantine", "column_values_to_not_be_null", "the key is missing", column="key"))
-    if names.split:
-        known = {"value_set": list(SPLITS)}
-        rows += [
-            rule("quarantine", "column_values_to_not_be_null", "the split is missing", column="split"),
-            rule(
-                "quarantine", "column_values_to_be_in_set", f"the split is not one of {SPLITS}", column="split", **known
-            ),
-        ]
+    must = f"the image must have {size} values (task.shape {params.shape})"
+    pixels = "pixels must be numbers, or the image the bytes of a file"
+    kinds = ["number", "image", "empty"]
     return {
         "columns": [
-            rule(
-                "stop",
-                "table_row_count_to_equal",
-                f"the number of columns; task.columns wants {wanted}: {count} in all",
-                value=count,
-            ),
-            rule(
-                "stop",
-                "column_distinct_values_to_contain_set",
-                f"a column is missing or renamed; task.columns wants {wanted}",
-                column="role",
-                value_set=roles,
-            ),
-            rule(
-                "stop",
-                "column_values_to_be_null",
-                "task.columns does not name this column; drop it, or correct its name",
-                column="extra",
-            ),
-            rule(
-                "stop",
-                "column_values_to_be_in_set",
-                "pixels must be numbers, or the image the bytes of a file",
-                column="image_kind",
-                value_set=["number", "image", "empty"],
-            ),
-            rule(
-                "stop",
-                "column_values_to_be_in_set",
-                "labels, keys and splits must be text or whole numbers",
-                column="name_kind",
-                value_set=["number", "text", "empty"],
-            ),
+            *labelled.column_rules(words, ["image", *roles], count),
+            rule("stop", in_set, pixels, column="image_kind", value_set=kinds),
         ],
-        "rows": rows,
+        "rows": [
+            *labelled.row_rules(params),
+            rule("quarantine", in_set, must, column="image_size", value_set=[size]),
+            rule("quarantine", "column_values_to_be_null", "the image cannot be used", column="image_fault"),
+            none("image_nulls", "pixels are missing"),
+            none("image_text", "pixels are not numbers"),
+            none("image_nonfinite", "pixels are NaN or infinite"),
+            rule("quarantine", between, outside, column="image_min", **limits),
+            rule("quarantine", between, outside, column="image_max", **limits),
+        ],
     }

@@ -1,8 +1,9 @@
 """Model to file that ships. One file a target kind, which imports nothing heavy: observe asks it for its RUNTIME.
 
 `run(exported, params, context, out) -> figures` writes the runtime's model file below `out`; `exported` is the
-ONNX fp32 file that passed the gate. A figure `key`, what the file was made for, goes into build.json. Raises
-Refused for what cannot be built and NotMeasured for what cannot be built on this machine.
+ONNX fp32 file that passed the gate. A figure `key`, what the file was made for, goes into build.json, and so
+does `session`, the options with which it is best opened, if they are not its runtime's. Raises Refused for what
+cannot be built and NotMeasured for what cannot be built on this machine.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from components.model import Task
-from components.tasks import image_classification
+from components.tasks import image_classification, text_classification
 
 TASKS: dict[str, Task] = {
     "image_classification": image_classification,
+    "text_classification": text_classification,
 }

@@ -80,6 +80,8 @@ def make_build() -> Callable[..., str]:
         onnx.save(model, str(folder / "model.onnx"))
         spec = Spec(
             task="image_classification",
+            inputs={"image": "float32"},
+            vocabulary=None,
             shape=[8, 8],
             classes=[str(i) for i in range(10)],
             statistics={"mean": [4.9], "std": [6.0]},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from components import changed
@@ -18,8 +16,8 @@ def answers(logits: np.ndarray, labels: np.ndarray) -> Answers:
     return Answers(ids, labels, logits.argmax(1), logits.astype(np.float32))
 
 
-def shown(inputs: Mapping[str, np.ndarray], numbers: np.ndarray) -> list[str]:
-    return [f"text {inputs['text'][number]}" for number in numbers]
+def shown(rows: Rows, numbers: np.ndarray) -> list[str]:
+    return [f"text {rows.inputs['text'][number]}" for number in numbers]
 
 
 def asked(order: np.ndarray) -> Rows:

@@ -70,7 +70,14 @@ def test_what_is_frozen_is_not_trained_and_its_statistics_stay() -> None:
 
 
 def test_dropout_covers_attention() -> None:
-    spec = Spec(task="image_classification", shape=[8, 8], classes=["0", "1"], statistics={"mean": [0], "std": [1]})
+    spec = Spec(
+        task="image_classification",
+        inputs={"image": "float32"},
+        vocabulary=None,
+        shape=[8, 8],
+        classes=["0", "1"],
+        statistics={"mean": [0], "std": [1]},
+    )
     sizes: dict[str, Any] = {"hidden_size": 8, "layers": 1, "heads": 1, "head_dim": 8, "intermediate_size": 8}
     model = vit.build(Vit(family="vit", patch_size=4, dropout=0.1, **sizes), spec)
     groups.apply(model, [Group(match="vit.layers", dropout=0.3)])

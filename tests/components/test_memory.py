@@ -36,7 +36,8 @@ for name in ("small", "large"):
     elif stage == "validate":
         validate.run(task, rules, folder / name, out)
     else:
-        prepare.run(task, split, folder / name, out)
+        (folder / "checkpoint.json").write_text("null")
+        prepare.run(task, split, folder / name, folder / "checkpoint.json", out)
     print(peak())
 """
 

@@ -102,7 +102,9 @@ def test_a_misspelling_is_answered_with_what_was_meant() -> None:
     del raw["source"]["kind"]
     said = errors(raw)
     assert "variants.pruned.ration: unknown key; did you mean ratio?" in said
-    assert "variants.lora.pass: must be one of 'train', 'pretrain', 'lora', 'distill', 'prune', got 'loras'" in said
+    assert (
+        "variants.lora.pass: must be one of 'train', 'pretrain', 'lora', 'distill', 'prune', 'qat', got 'loras'" in said
+    )
     assert "source.kind: is missing; it says of which kind this is" in said
 
 

@@ -8,12 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components import batches as batching
-from components import prepare
+from components import prepare, text
 from components.data import Spec, read_rows
 from components.digests import digests
 from components.errors import DataError
 from components.hashing import sha256_tree
-from components.params import ImageClassification, ImageColumns, Prepare, Split
+from components.params import (
+    ImageClassification,
+    ImageColumns,
+    Prepare,
+    Split,
+    TextClassification,
+    TextColumns,
+    WordPiece,
+)
 
 SHARES = Prepare(split=Split(train=0.6, validation=0.1, calibration=0.1, test=0.2))
 
@@ -36,7 +44,8 @@ def run(tmp_path: Path, columns: dict[str, list], key: str | None = None, name: 
     valid, out = tmp_path / "valid", tmp_path / name
     valid.mkdir(exist_ok=True), out.mkdir()
     pq.write_table(pa.table(columns), valid / "data.parquet")
-    return prepare.run(task(key), SHARES, valid, out), out
+    (tmp_path / "checkpoint.json").write_text("null")
+    return prepare.run(task(key), SHARES, valid, tmp_path / "checkpoint.json", out), out
 
 
 def sides(out: Path) -> dict[str, str]:
@@ -123,8 +132,9 @@ def declared(tmp_path: Path, data: dict[str, list], name: str = "out") -> dict[s
     valid, out = tmp_path / "valid", tmp_path / name
     valid.mkdir(exist_ok=True), out.mkdir()
     pq.write_table(pa.table(data), valid / "data.parquet")
-    columns = ImageColumns(image="p*", label="label", key=None, split="part")
-    prepare.run(task().model_copy(update={"columns": columns}), SHARES, valid, out)
+    columns, checkpoint = ImageColumns(image="p*", label="label", key=None, split="part"), tmp_path / "checkpoint.json"
+    checkpoint.write_text("null")
+    prepare.run(task().model_copy(update={"columns": columns}), SHARES, valid, checkpoint, out)
     spec = Spec.read(out)
     return {split: set(read_rows(out, split, spec).inputs["image"][:, 0, 0].tolist()) for split in prepare.SPLITS}
 
@@ -173,3 +183,34 @@ def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key
     assert {path.name for path in two.iterdir()} == {"spec.json", *(f"{name}.parquet" for name in prepare.SPLITS)}
     for name, values in Spec.read(one).statistics.items():
         assert Spec.read(two).statistics[name] == pytest.approx(values, rel=1e-12)
+
+
+def test_texts_are_kept_beside_their_tokens_and_the_tokenizer_comes_from_the_training_split(tmp_path: Path) -> None:
+    columns = TextColumns(text="text", label="label", key=None)
+    asked = TextClassification(
+        kind="text_classification",
+        columns=columns,
+        classes=["a", "b"],
+        max_tokens=8,
+        max_characters=100,
+        tokenizer=WordPiece(kind="wordpiece", vocabulary=2000, lowercase=True),
+    )
+    words = [f"word{chr(97 + i % 26)}{chr(97 + i // 26)} here" for i in range(400)]
+    for name in ("valid", "one", "two"):
+        (tmp_path / name).mkdir()
+    pq.write_table(pa.table({"text": words, "label": ["a", "b"] * 200}), tmp_path / "valid/data.parquet")
+    (tmp_path / "checkpoint.json").write_text("null")
+    for name in ("one", "two"):
+        prepare.run(asked, SHARES, tmp_path / "valid", tmp_path / "checkpoint.json", tmp_path / name)
+    assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two"), "the trainer's own numbers differ each time"
+    spec = Spec.read(tmp_path / "one")
+    assert (spec.inputs, spec.shape) == ({"input_ids": "int64", "attention_mask": "int64"}, [8])
+    tokenizer = text.load(tmp_path / "one/tokenizer.json")
+    vocabulary = tokenizer.get_vocab()
+    for split in prepare.SPLITS:
+        rows = read_rows(tmp_path / "one", split, spec, texts=True)
+        for found, ids in zip(rows.texts["text"], rows.inputs["input_ids"], strict=True):
+            assert tokenizer.encode(found).ids == ids[ids != spec.vocabulary.padding].tolist()
+            whole = found.split()[0] in vocabulary
+            assert whole == (split == "train"), "each word stands in one row: only those of training are learned whole"
+    assert read_rows(tmp_path / "one", "test", spec).texts == {}

@@ -126,7 +126,15 @@ def test_a_kill_while_the_output_is_put_in_place_loses_nothing(tmp_path: Path) -
 
 def test_a_missing_input_is_named(workspace: Path) -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "components.stage", "prepare", "valid=nowhere", "out=work/prepared"],
+        [
+            sys.executable,
+            "-m",
+            "components.stage",
+            "prepare",
+            "valid=nowhere",
+            "checkpoint=nowhere",
+            "out=work/prepared",
+        ],
         cwd=workspace,
         env={**os.environ, "PYTHONPATH": str(workspace), "TEMPER_RUN": "test"},
         capture_output=True,

@@ -57,6 +57,16 @@ TINY: dict[str, dict[str, Any]] = {
         "architecture": "resnet",
         "config": {"embedding_size": 8, "hidden_sizes": [16], "depths": [2], "layer_type": "basic"},
     },
+    "bert": {
+        "architecture": "bert",
+        "config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "initializer_range": 0.2,
+        },
+    },
 }
 
 
@@ -161,7 +171,8 @@ RELOAD: dict[str, Callable[[Path, torch.Tensor, Any], torch.Tensor]] = {
     "transformers_image": reload_transformers_image,
 }
 FEATURELESS = {"perceptron"}  # nothing before the classifier: neither pruned nor trained by itself
-PRUNABLE = sorted(set(FAMILIES) - FEATURELESS)
+TEXTS = set(params.FAMILIES_OF["text_classification"])
+PRUNABLE = sorted(set(FAMILIES) - FEATURELESS - TEXTS)  # of channels; tests of pass prune have the others
 FIT = {
     "epochs": 2,
     "batch_size": 32,
@@ -185,6 +196,12 @@ PASS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0},
     "distill": {"temperature": 2.0, "weight": 0.5, "model": {"family": "mlp", "hidden": [8], "dropout": 0.0}},
     "prune": {"ratio": 0.5, "round_to": 4},
+    "qat": {"observe_batches": 5},
+}
+# What a pass is told else for a family of texts.
+PASS_TEXTS: dict[str, dict[str, Any]] = {
+    "pretrain": {**PASS["pretrain"], "method": {"kind": "masked_language", "ratio": 0.3}},
+    "distill": {"temperature": 2.0, "weight": 0.5, "model": {"family": "bert", **TINY["bert"]}},
 }
 TARGET: dict[str, dict[str, Any]] = {
     "onnx_fp32": {},
@@ -278,6 +295,23 @@ def test_one_word_everywhere(annotated: Any, field: str, members: Mapping[str, A
     assert classes == {name.replace("_", "") for name in members}
 
 
+@pytest.fixture
+def prepared(request: pytest.FixtureRequest, prepared_images: Path, prepared_texts: Path) -> Path:
+    """Data for the family that a test is about."""
+    asked = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    return prepared_texts if asked.get("family", asked.get("exported")) in TEXTS else prepared_images
+
+
+@pytest.fixture
+def spec(prepared: Path) -> Spec:
+    return Spec.read(prepared)
+
+
+def a_pass(kind: str, family: str) -> Any:
+    told = PASS_TEXTS.get(kind, PASS[kind]) if family in TEXTS else PASS[kind]
+    return params.check_variant({"from": "base", "pass": kind, "fit": FIT, **told})
+
+
 def tiny(family: str, spec: Spec) -> Model:
     torch.manual_seed(0)
     made = params.check_family({"family": family, **TINY[family]})
@@ -308,9 +342,10 @@ class TestFamily:
         seen: list[torch.Tensor] = []
         classifier = [layer for layer in model.module.modules() if isinstance(layer, torch.nn.Linear)][-1]
         classifier.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-        answers(model, rows)
         raw = {name: torch.from_numpy(x) for name, x in rows.inputs.items()}
+        model.module.eval()
         with torch.no_grad():
+            model.logits(raw)
             features = model.family.features(model.module.eval(), model.task.preprocess(raw, spec))
         assert features.shape == (5, classifier.in_features)
         torch.testing.assert_close(features, seen[0])
@@ -354,13 +389,14 @@ def test_params_know_which_families_can_be_pretrained() -> None:
     assert set(params.MASKABLE) == {name for name, family in FAMILIES.items() if hasattr(family, "masked")}
 
 
-@pytest.mark.parametrize(
-    ("kind", "family"), [(k, f) for k in PASSES for f in FAMILIES if k not in ("prune", "pretrain") or f in PRUNABLE]
-)
+def able(kind: str, family: str) -> bool:
+    return family in {"prune": PRUNABLE, "pretrain": [*PRUNABLE, *TEXTS]}.get(kind, FAMILIES)
+
+
+@pytest.mark.parametrize(("kind", "family"), [(k, f) for k in PASSES for f in FAMILIES if able(k, f)])
 class TestPass:
     def make(self, kind: str, family: str, prepared: Path, spec: Spec, out: Path) -> tuple[Model, dict[str, float]]:
-        wanted = params.check_variant({"from": "base", "pass": kind, "fit": FIT, **PASS[kind]})
-        return PASSES[kind](tiny(family, spec), wanted, context(prepared, spec, out))
+        return PASSES[kind](tiny(family, spec), a_pass(kind, family), context(prepared, spec, out))
 
     def test_it_gives_a_model_that_saves_and_answers(
         self, kind: str, family: str, prepared: Path, spec: Spec, tmp_path: Path
@@ -420,8 +456,13 @@ def test_an_adapter_belongs_to_its_base(family: str, prepared: Path, spec: Spec,
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def exported(
-    request: pytest.FixtureRequest, prepared: Path, spec: Spec, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    prepared_images: Path,
+    prepared_texts: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
+    prepared = prepared_texts if request.param in TEXTS else prepared_images
+    spec = Spec.read(prepared)
     out = tmp_path_factory.mktemp("export") / "model.onnx"
     build.export(tiny(request.param, spec), read_rows(prepared, "validation", spec).inputs, out)
     return out
@@ -446,7 +487,7 @@ class TestTarget:
     ) -> None:
         figures = make_target(kind, exported, prepared, tmp_path / "a")
         json.dumps(figures)  # they go into the cell's record
-        runtime.ship(target(kind), tmp_path / "a", spec, figures)
+        runtime.ship(target(kind), tmp_path / "a", prepared, figures)
         rows = read_rows(prepared, "test", spec)
         logits = runtime.open_build(tmp_path / "a", 2).run(rows.inputs)
         assert logits.shape == (len(rows), len(spec.classes)) and np.isfinite(logits).all()

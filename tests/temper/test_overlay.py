@@ -117,3 +117,12 @@ def test_a_local_checkpoint_is_that_of_the_checkout(root: Path) -> None:
         assert overlay.find_checkpoint({"model": {"checkpoint": said}}, root)["model"]["checkpoint"] == found
     for other in ({"model": {"family": "mlp"}}, {"model": None}, None):
         assert overlay.find_checkpoint(other, root) == other
+
+
+@pytest.mark.parametrize("name", overlay.names(ROOT))
+def test_every_preset_that_ships_is_sound_with_each_of_its_sources(name: str) -> None:
+    whole = overlay.overlay(params.read(ROOT / "params.yaml"), params.read(overlay.find(ROOT, name)))
+    given = whole["source"]
+    for source in given if isinstance(given, list) else [given]:
+        found = {**source, "path": source["path"].removeprefix("../")} if "path" in source else source
+        params.check({**whole, "source": found})

@@ -18,7 +18,14 @@ CONVOLUTIONS = ("lenet", "alexnet", "vgg", "resnet")
 
 def spec(*shape: int) -> Spec:
     statistics = {"mean": [0.0] * (shape[2] if len(shape) == 3 else 1), "std": [1.0] * (shape[2:] or (1,))[0]}
-    return Spec(task="image_classification", shape=[*shape], classes=[str(i) for i in range(10)], statistics=statistics)
+    return Spec(
+        task="image_classification",
+        inputs={"image": "float32"},
+        vocabulary=None,
+        shape=[*shape],
+        classes=[str(i) for i in range(10)],
+        statistics=statistics,
+    )
 
 
 @pytest.mark.parametrize("family", CONVOLUTIONS)
@@ -73,9 +80,9 @@ def test_a_coupled_stage_is_cut_once_to_whole_multiples() -> None:
 
 @given(st.integers(1, 4096), st.floats(0.01, 0.99), st.integers(1, 64))
 def test_what_is_kept_is_a_whole_multiple_near_what_was_asked(channels: int, ratio: float, round_to: int) -> None:
-    from components.passes.prune import kept
+    from components.narrowing import stays
 
-    stays = kept(channels, params.Prune.model_construct(ratio=ratio, round_to=round_to))
-    assert 1 <= stays <= channels
-    assert abs(stays - (1 - ratio) * channels) <= max(1, round_to / 2) + 1e-6
-    assert stays % round_to == 0 or stays < round_to or stays == channels
+    left = stays(channels, ratio, round_to)
+    assert 1 <= left <= channels
+    assert abs(left - (1 - ratio) * channels) <= max(1, round_to / 2) + 1e-6
+    assert left % round_to == 0 or left < round_to or left == channels

@@ -175,7 +175,14 @@ def test_colour_images_take_all_of_the_colours(tmp_path: Path) -> None:
         return Rows(np.arange(32), {"image": images}, np.zeros(32, np.int64))
 
     statistics = {"mean": [127.0] * 3, "std": [70.0] * 3}
-    spec = Spec(task="image_classification", shape=[8, 8, 3], classes=["a", "b"], statistics=statistics)
+    spec = Spec(
+        task="image_classification",
+        inputs={"image": "float32"},
+        vocabulary=None,
+        shape=[8, 8, 3],
+        classes=["a", "b"],
+        statistics=statistics,
+    )
     model = assemble.create(params.check_family(MLP), spec)
     colour = {"kind": "colour", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
     wanted: Any = params.check_variant(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components import images
+from components.data import Rows
 from components.errors import DataError
 from components.params import ImageClassification, ImageColumns
 from components.schemas import image_classification as task
@@ -23,6 +24,10 @@ def params(image: str = "p_*", shape: tuple[int, ...] = (1, 2), key: str | None 
         range=[0.0, 16.0],
         classes=["3", "4"],
     )
+
+
+def rows(raw: np.ndarray) -> Rows:
+    return Rows(np.arange(len(raw)).astype(str), {"image": raw}, np.zeros(len(raw), int))
 
 
 def test_pixels_are_read_in_file_order() -> None:
@@ -145,7 +150,7 @@ def test_large_pictures_are_looked_at_a_few_at_a_time(monkeypatch: pytest.Monkey
 def test_raw_images_are_shown_pixel_by_pixel(shape: tuple[int, ...], mode: str) -> None:
     raw = np.random.default_rng(0).uniform(-3, 12, (4, *shape)).astype(np.float32)
     raw[0].flat[0], raw[1].flat[0] = -3, 12  # black and white are of all images, not of one
-    (uri,) = task.shown({"image": raw}, np.array([1]))
+    (uri,) = task.shown(rows(raw), np.array([1]))
     picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
     assert (picture.mode, picture.size) == (mode, (6, 8))
     assert np.ravel(np.asarray(picture))[0] == 255
@@ -154,6 +159,6 @@ def test_raw_images_are_shown_pixel_by_pixel(shape: tuple[int, ...], mode: str) 
 
 
 def test_large_and_flat_images_are_shown_too() -> None:
-    (uri,) = task.shown({"image": np.full((1, 300, 200), 7.0)}, np.array([0]))
+    (uri,) = task.shown(rows(np.full((1, 300, 200), 7.0)), np.array([0]))
     picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
     assert picture.size == (64, 96)

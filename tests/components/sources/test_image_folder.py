@@ -119,7 +119,8 @@ def stages(folder: Path, tmp_path: Path) -> tuple[dict[int, str], Path]:
     rules = Validate(min_rows=10, max_quarantined_share=0.5, max_duplicate_share=0.0, expectations=[])
     validate.run(task, rules, at["raw"], at["valid"])
     shares = Split(train=0.4, validation=0.2, calibration=0.2, test=0.2)
-    prepare.run(task, Prepare(split=shares), at["valid"], at["prepared"])
+    (tmp_path / "checkpoint.json").write_text("null")
+    prepare.run(task, Prepare(split=shares), at["valid"], tmp_path / "checkpoint.json", at["prepared"])
     aside = pq.read_table(at["valid"] / "quarantine.parquet")
     return dict(zip(aside["file"].to_pylist(), aside["reason"].to_pylist(), strict=True)), at["prepared"]
 

@@ -24,10 +24,10 @@ HERE = onnxruntime_cuda.needs(host.describe())
 
 
 @pytest.fixture
-def built(spec: Spec, tmp_path: Path) -> Path:
+def built(prepared: Path, tmp_path: Path) -> Path:
     """A build for CUDA, as it comes from another machine."""
     linear(tmp_path / "model.onnx", 0.1)
-    runtime.ship(OnnxCuda(kind="onnx_cuda", precision="fp32"), tmp_path, spec, {})
+    runtime.ship(OnnxCuda(kind="onnx_cuda", precision="fp32"), tmp_path, prepared, {})
     return tmp_path
 
 
@@ -116,6 +116,6 @@ def test_a_build_answers_like_the_export(precision: Any, prepared: Path, spec: S
     wanted = OnnxCuda(kind="onnx_cuda", precision=precision)
     figures = onnx_cuda.run(exported, wanted, graph.context(prepared, 1, out), out)
     assert figures["cuda_nodes"]["MatMul"] == 1
-    runtime.ship(wanted, out, spec, figures)
+    runtime.ship(wanted, out, prepared, figures)
     found = check_build("cuda", exported, out, prepared, PARITY, 1)
     assert found["max_logit_difference"] < (1e-4 if precision == "fp32" else 0.05)

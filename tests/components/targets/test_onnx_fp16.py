@@ -40,7 +40,7 @@ def linear(path: Path, scale: float) -> Path:
 def make(exported: Path, prepared: Path, spec: Spec, out: Path) -> dict[str, object]:
     out.mkdir()
     figures = onnx_fp16.run(exported, FP16, graph.context(prepared, 1, out), out)
-    return runtime.ship(FP16, out, spec, figures)
+    return runtime.ship(FP16, out, prepared, figures)
 
 
 def test_it_is_half_as_large_and_says_in_what_it_multiplies(prepared: Path, spec: Spec, tmp_path: Path) -> None:

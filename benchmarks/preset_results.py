@@ -1,0 +1,100 @@
+"""Runs presets from a fresh clone to a champion, keeps their matrices, and writes docs/results.md from these.
+
+python benchmarks/preset_results.py news fashion    # runs them: tens of minutes each, on a quiet machine
+python benchmarks/preset_results.py                 # writes docs/results.md anew from what is kept
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from components.report import markdown, words
+
+KEPT = ROOT / "benchmarks/results"
+PAGE = ROOT / "docs/results.md"
+HEAD = """# Results
+
+Each table is one preset, run from a fresh clone by one command; benchmarks/preset_results.py wrote this page from the
+matrices that it kept under benchmarks/results/. Accuracy is that of the test split, which nothing was chosen on.
+"""
+
+
+def run(preset: str) -> None:
+    """`temper run --preset` in a clone of the commit that is checked out, with this checkout's environment."""
+    with tempfile.TemporaryDirectory() as scratch:
+        clone = Path(scratch) / "temper"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        for name, target in ((clone / ".venv", ROOT / ".venv"), (clone.parent / "shared", ROOT.parent / "shared")):
+            if target.exists():
+                name.symlink_to(target)
+        started = time.perf_counter()
+        subprocess.run([".venv/bin/python", "-m", "temper", "run", "--preset", preset], cwd=clone, check=True)
+        seconds = round(time.perf_counter() - started)
+        work = clone / ".temper/presets" / preset / "work"
+        shutil.copyfile(work / "matrix/matrix.json", KEPT / f"preset_{preset}.matrix.json")
+        decided = json.loads((work / "decision/decision.json").read_text("utf-8"))
+    winner = decided["winner"]["cell"] if decided["winner"] else None
+    told = json.dumps({"seconds": seconds, "winner": winner}, indent=2)
+    (KEPT / f"preset_{preset}.json").write_text(told + "\n", "utf-8")
+
+
+def against_eager(matrix: Mapping[str, Any]) -> list[str]:
+    """A table of how each cell compares with the reference in PyTorch, the way published figures are told."""
+    sizes = [str(size) for size in matrix["batch_sizes"]]
+    base = words.reference_row(matrix)
+    heads = [
+        "cell",
+        "smaller",
+        "points",
+        *(f"vs eager, batch {s}" for s in sizes),
+        *(f"vs fp32, batch {s}" for s in sizes),
+    ]
+    lines = [markdown.line(heads), markdown.line(["---"] * len(heads))]
+    for row in matrix["cells"]:
+        if row["status"] != "ok" or not base:
+            continue
+        change = row["accuracy_difference"]
+        cells = [
+            f"`{row['cell']}`",
+            f"{base['size_mb'] / row['size_mb']:.2f}x",
+            "" if change is None else f"{100 * change:+.2f}",
+            *(f"{row['speedup_eager'][size][0]:.2f}x" if size in row["speedup_eager"] else "" for size in sizes),
+            *(f"{row['speedup'][size][0]:.2f}x" if size in row["speedup"] else "" for size in sizes),
+        ]
+        lines.append(markdown.line(cells))
+    return lines
+
+
+def page() -> str:
+    parts = [HEAD]
+    for path in sorted(KEPT.glob("preset_*.matrix.json")):
+        preset = path.name.removeprefix("preset_").removesuffix(".matrix.json")
+        told = json.loads((KEPT / f"preset_{preset}.json").read_text("utf-8"))
+        matrix = json.loads(path.read_text("utf-8"))
+        parts += [
+            markdown.page(matrix).replace("# ", "## ", 1),
+            f"`temper run --preset {preset}` took {told['seconds'] / 60:.1f} minutes; champion: `{told['winner']}`.",
+            "",
+            f"Against {matrix['reference']}, in PyTorch eager and in ONNX Runtime, medians:",
+            "",
+            *against_eager(matrix),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    for asked in sys.argv[1:]:
+        run(asked)
+    PAGE.write_text(page(), "utf-8")

@@ -1,0 +1,126 @@
+"""Texts to tokens and back: the tokenizer that `prepare` learns or takes over, a tokenizer.json that ships.
+
+Of the `tokenizers` library only: a file of JSON, in which nothing can be executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.data import TOKENIZER, Vocabulary
+from components.errors import DataError
+from components.hashing import sha256_file
+from components.params import WordPiece
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# One thread: which process forks afterwards is not known here, and the library warns about that.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SPECIAL = {"padding": "[PAD]", "unknown": "[UNK]", "start": "[CLS]", "separator": "[SEP]", "mask": "[MASK]"}
+# What the same tokens are called by tokenizers of other kinds.
+CALLED = {
+    "padding": ("[PAD]", "<pad>"),
+    "unknown": ("[UNK]", "<unk>"),
+    "start": ("[CLS]", "<s>"),
+    "separator": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+BATCH = 1000  # texts at once
+
+
+def learn(texts: Callable[[], Iterable[Sequence[str]]], params: WordPiece) -> Tokenizer:
+    """A WordPiece tokenizer as BERT's, of at most this many pieces; the same texts give the same one.
+
+    `texts` is gone through twice: the trainer numbers the letters that go on a word in the order of a hash table,
+    which differs from process to process, and breaks ties by these numbers. Pieces that are given to it first keep
+    their order.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = list(SPECIAL.values())
+
+    def trained(known: Sequence[str], size: int) -> dict[str, int]:
+        made = Tokenizer(models.WordPiece(unk_token=SPECIAL["unknown"]))
+        made.normalizer, made.pre_tokenizer = normalizer, splitter
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=max(size, 1), special_tokens=[*special, *known], show_progress=False
+        )
+        made.train_from_iterator(texts(), trainer)
+        found: dict[str, int] = made.get_vocab(with_added_tokens=True)
+        return found
+
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=params.lowercase), pre_tokenizers.BertPreTokenizer()
+    letters = sorted(piece for piece in trained([], 1) if len(piece) == 3 and piece.startswith("##"))
+    vocabulary = sorted(trained(letters, params.vocabulary).items(), key=lambda item: item[1])
+    made = Tokenizer(models.WordPiece(dict(vocabulary), unk_token=SPECIAL["unknown"], max_input_chars_per_word=100))
+    made.normalizer, made.pre_tokenizer, made.decoder = normalizer, splitter, decoders.WordPiece()
+    made.add_special_tokens(special)
+    start, separator = SPECIAL["start"], SPECIAL["separator"]
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {separator}",
+        pair=f"{start} $A {separator} $B:1 {separator}:1",
+        special_tokens=[(word, made.token_to_id(word)) for word in (start, separator)],
+    )
+    return made
+
+
+def load(path: Path) -> Tokenizer:
+    """Raises DataError for a file that is no tokenizer."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(path.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; bring the tokenizer's file back") from None
+    except Exception as error:  # noqa: BLE001 - the library raises Exception itself
+        raise DataError(f"{path}: is no tokenizer: {' '.join(str(error).split())[:200]}; save it again") from None
+
+
+def write(tokenizer: Tokenizer, max_tokens: int, out: Path) -> Vocabulary:
+    """Write tokenizer.json, which cuts to `max_tokens` and pads to the longest, below `out`.
+
+    Raises DataError for a tokenizer without padding, start, separator or mask token.
+    """
+    ids = {
+        use: next((found for word in words if (found := tokenizer.token_to_id(word)) is not None), None)
+        for use, words in CALLED.items()
+    }
+    if missing := [f"{use} ({' or '.join(CALLED[use])})" for use, found in ids.items() if found is None]:
+        raise DataError(f"the tokenizer has no token for {', '.join(missing)}; take one of a masked language model")
+    tokenizer.enable_truncation(max_tokens, strategy="longest_first")
+    padding = ids["padding"] or 0
+    tokenizer.enable_padding(pad_id=padding, pad_token=tokenizer.id_to_token(padding))
+    text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1)
+    (out / TOKENIZER).write_text(text + "\n", "utf-8")
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    ends = [found for mark in ".!?" if (found := tokenizer.token_to_id(mark)) is not None]
+    sha256 = sha256_file(out / TOKENIZER)
+    return Vocabulary(size=size, sha256=sha256, sentence_ends=ends, **ids)  # type: ignore[arg-type]
+
+
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, width: int, padding: int
+) -> dict[str, np.ndarray]:
+    """input_ids, attention_mask and, with `pairs`, token_type_ids: int32 (rows, width), padded on the right."""
+    names = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    if pairs is None:
+        del names["token_type_ids"]
+    filled = {"input_ids": padding, "attention_mask": 0, "token_type_ids": 0}
+    found = {name: np.full((len(texts), width), filled[name], np.int32) for name in names}
+    for start in range(0, len(texts), BATCH):
+        some: list[Any] = list(texts[start : start + BATCH])
+        if pairs is not None:
+            some = list(zip(some, pairs[start : start + BATCH], strict=True))
+        for row, encoding in enumerate(tokenizer.encode_batch(some), start):
+            for name, attribute in names.items():
+                ids = getattr(encoding, attribute)
+                found[name][row, : len(ids)] = ids
+    return found

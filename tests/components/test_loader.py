@@ -1,0 +1,96 @@
+"""How a registered model of texts answers, by the one file that ships with it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from components import assemble, build, graph, runtime, text
+from components.champion import asked
+from components.data import TOKENIZER, Spec, read_rows
+from components.loader import Build
+from components.params import Bert, OnnxFp32
+from components.targets import TARGETS
+
+CONFIG = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "initializer_range": 0.5,
+}
+TEXTS = ["the goal of the team", "a bank and the market and more of the same and so on then", "rain"]
+
+
+@pytest.fixture(scope="module")
+def shipped(prepared_texts: Path, text_spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder, wanted = tmp_path_factory.mktemp("shipped"), OnnxFp32(kind="onnx_fp32")
+    model = assemble.create(Bert(family="bert", architecture="bert", config=CONFIG), text_spec)
+    build.export(model, read_rows(prepared_texts, "validation", text_spec).inputs, folder / "export.onnx")
+    figures = TARGETS["onnx_fp32"].run(folder / "export.onnx", wanted, graph.context(prepared_texts, 1, folder), folder)
+    runtime.ship(wanted, folder, prepared_texts, figures)
+    return folder
+
+
+def opened(folder: Path) -> Build:
+    made = Build()
+    names = {"build": "build.json", "model": "model.onnx", "tokenizer": TOKENIZER}
+    made.load_context(SimpleNamespace(artifacts={name: str(folder / file) for name, file in names.items()}))
+    return made
+
+
+def test_texts_in_every_form_get_the_answers_that_were_measured(shipped: Path, text_spec: Spec) -> None:
+    model, session = opened(shipped), runtime.open_build(shipped, 1)
+    tokens = text.encode(text.load(shipped / TOKENIZER), TEXTS, None, text_spec.shape[0], text_spec.vocabulary.padding)
+    wanted = session.run({name: x.astype(np.int64) for name, x in tokens.items()})
+    frame = pd.DataFrame({"text": TEXTS})
+    for given in (TEXTS, np.array(TEXTS), frame, frame["text"], {"text": TEXTS}):
+        found = model.predict(None, given, {"output": "logits"})
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert model.predict(None, TEXTS).tolist() == [text_spec.classes[i] for i in wanted.argmax(1)]
+    np.testing.assert_allclose(model.predict(None, TEXTS, {"output": "probabilities"}).sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("one text", "put it into a list"),
+        ([], "no rows"),
+        ([1, 2], "row 0 is int"),
+        (["a", None], "row 1 is NoneType"),
+        ([["a", "b"]], "row 0 is list"),
+        (pd.DataFrame({"words": ["a"]}), "no column text"),
+    ],
+)
+def test_what_are_no_texts_is_refused(shipped: Path, given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        opened(shipped).predict(None, given)
+
+
+@pytest.mark.parametrize("name", [TOKENIZER, "model.onnx"])
+def test_a_changed_file_is_refused(shipped: Path, tmp_path: Path, name: str) -> None:
+    for file in ("build.json", "model.onnx", TOKENIZER):
+        content = (shipped / file).read_bytes()
+        (tmp_path / file).write_bytes(content + b" " if file == name else content)
+    with pytest.raises(ValueError, match="was changed"):
+        opened(tmp_path)
+
+
+def test_a_champion_reads_todays_texts_with_its_own_tokenizer(
+    shipped: Path, prepared_texts: Path, text_spec: Spec, tmp_path: Path
+) -> None:
+    vocabulary = text.write(text.load(shipped / TOKENIZER), 12, tmp_path)
+    other = text_spec.model_copy(update={"shape": [12], "vocabulary": vocabulary})
+    assert vocabulary != text_spec.vocabulary
+    rows, ours = asked(text_spec, other, prepared_texts, tmp_path), read_rows(prepared_texts, "test", text_spec)
+    assert rows is not None and rows.inputs["input_ids"].shape == (len(ours), 12)
+    short = ours.inputs["attention_mask"].sum(1) <= 12
+    assert short.any() and (rows.inputs["input_ids"][short] == ours.inputs["input_ids"][short, :12]).all()
+    assert (rows.row_id == ours.row_id).all() and (rows.labels == ours.labels).all()
+    classes = text_spec.model_copy(update={"classes": ["a", "b", "c"]})
+    assert asked(text_spec, classes, prepared_texts, shipped) is None

@@ -1,0 +1,78 @@
+"""What params refuse of passes that do not fit the task, the family or the parent."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from components import params
+from components.errors import ParamsError
+from tests.components.texts import LOOP
+
+MASK = {"kind": "token_mask", "probability": 0.1}
+FLIP = {"kind": "flip", "horizontal": True, "vertical": False, "probability": 0.5}
+LANGUAGE = {"kind": "masked_language", "ratio": 0.15, "next_sentence": True}
+
+
+def errors(path: Path, variants: dict[str, Any], **changes: Any) -> list[str]:
+    raw = copy.deepcopy(YAML(typ="safe").load(path.read_text("utf-8"))) | changes
+    base = raw["variants"]["base"]
+    base["from"] = "init"
+    raw["variants"] = {"base": base}
+    for name, variant in variants.items():
+        raw["variants"][name] = base | {"from": "base"} | variant | {"fit": base["fit"] | variant.get("fit", {})}
+        if variant.get("pass") == "pretrain":
+            raw["variants"][name]["fit"] = LOOP
+    try:
+        params.check(raw)
+    except ParamsError as error:
+        return error.errors
+    return []
+
+
+IMAGES = [
+    ({"pass": "train", "fit": {"augment": [FLIP, MASK]}}, "fit.augment.1: token_mask is for texts, and this task is"),
+    ({"pass": "pretrain", "method": LANGUAGE}, "method.kind: masked_language is for texts, and this task is"),
+    ({"pass": "train", "fit": {"layer_decay": 1.5}}, "fit.layer_decay: input should be less than 1"),
+]
+
+
+@pytest.mark.parametrize(("variant", "said"), IMAGES)
+def test_of_images(variant: dict[str, Any], said: str, root: Path) -> None:
+    found = errors(root / "params.yaml", {"other": variant})
+    assert any(line.startswith(f"variants.other.{said}") for line in found), found
+
+
+@pytest.mark.parametrize("key", ["layer_decay", "unfreeze"])
+def test_blocks_are_wanted(key: str, root: Path) -> None:
+    value = 0.5 if key == "layer_decay" else 1
+    model = {"model": {"family": "mlp", "hidden": [8], "dropout": 0.0}}
+    found = errors(root / "params.yaml", {"other": {"pass": "train", "fit": {key: value}}}, init=model)
+    assert f"variants.other.fit.{key}: goes by blocks, and mlp has none; families that do: resnet, vit, bert" in found
+
+
+def test_inner_distillation_wants_tokens_on_both_sides(root: Path) -> None:
+    mlp = {"family": "mlp", "hidden": [8], "dropout": 0.0}
+    variant = {"pass": "distill", "temperature": 1.0, "weight": 0.5, "model": mlp, "copy_layers": [1]}
+    found = errors(root / "params.yaml", {"other": variant}, init={"model": mlp})
+    for who in ("teacher", "student"):
+        assert any(f"variants.other.copy_layers: its {who} is mlp" in line for line in found), found
+
+
+def test_lora_starts_from_an_untrained_classifier_only_if_it_trains_one(root: Path) -> None:
+    lora = {"from": "init", "pass": "lora", "rank": 2, "alpha": 4.0, "dropout": 0.0}
+    found = errors(root / "params.yaml", {"other": lora})
+    assert any("lora needs a trained parent" in line and "train_head: true" in line for line in found), found
+    assert errors(root / "params.yaml", {"other": lora | {"train_head": True}}) == []
+
+
+def test_which_families_offer_what_is_said_once() -> None:
+    from components.families import FAMILIES
+
+    assert set(params.BLOCKED) == {name for name, family in FAMILIES.items() if hasattr(family, "blocks")}
+    assert set(params.LANGUAGE) == {name for name, family in FAMILIES.items() if hasattr(family, "language_model")}
+    assert set(params.TOKENS) <= set(params.BLOCKED)
