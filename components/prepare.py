@@ -158,7 +158,7 @@ def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, out: Path) 
         raise DataError("there are no valid rows; run validate on these data first")
     known = pa.concat_arrays(keys) if keys else None
     _check(task, labels, side, content, ids)
-    named = sorted(member.texts(placed.raw))
+    named = list(member.texts(placed.raw))
 
     def write(split: str) -> Iterator[dict[str, np.ndarray]]:
         schema = [("row_id", pa.string())]
@@ -171,7 +171,7 @@ def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, out: Path) 
                 numbers, inputs = numbers[order], {name: x[order] for name, x in inputs.items()}
                 lists = [pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x[0].size) for x in inputs.values()]
                 row_ids = _hex(content[numbers]) if known is None else known.take(pa.array(numbers))
-                words = [array.take(pa.array(order)) for array in texts.values()]
+                words = [texts[name].take(pa.array(order)) for name in named]
                 writer.write_table(pa.table([row_ids, *lists, *words, pa.array(labels[numbers])], schema=schema))
                 yield inputs
 
