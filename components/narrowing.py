@@ -45,16 +45,19 @@ def stays(channels: int, share: float, round_to: int) -> int:
     return min(channels, max(1, multiple * round(wanted / multiple)))
 
 
-def narrow(model: Model, params: Prune, context: Context) -> Model:
-    """Raises TrainingError for an architecture that cannot, and for shares that leave everything as it is."""
+def narrow(model: Model, params: Prune, context: Context) -> tuple[Model, dict[str, int]]:
+    """What stays, and its layers, heads, hidden and feed-forward width.
+
+    Raises TrainingError for an architecture that cannot, and for shares that leave everything as it is.
+    """
     sizes = _sizes(model, params)
     if params.layers is not None:
         some = context.rows("train").head(LAYER_ROWS)
         layers = importance.layers(model, _encoder(model), sizes["layers"], some, params.fit.loss)
         model = cut(model, replace(everything(model), layers=layers))
-    if params.heads is None and params.hidden is None and params.feed_forward is None:
-        return model
-    return cut(model, _chosen(model, sizes, context.rows("train").head(ROWS), params.fit.loss))
+    if params.heads is not None or params.hidden is not None or params.feed_forward is not None:
+        model = cut(model, _chosen(model, sizes, context.rows("train").head(ROWS), params.fit.loss))
+    return model, {f"{key}_left": count for key, count in sizes.items()}
 
 
 def everything(model: Model) -> Kept:

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 
 def run(model: Model, params: Prune, context: Context) -> tuple[Model, dict[str, float]]:
+    """Figures of a transformer say how many layers and heads are left, and how wide it is."""
     import torch
 
     before = model.parameters()
+    left: dict[str, int] = {}
     parent = replace(model, module=copy.deepcopy(model.module).eval()) if params.distill else None
     if params.ratio is not None:
         one = {name: torch.from_numpy(x) for name, x in context.rows("validation").head(2).inputs.items()}
         model = _cut(model, params, one)
     elif model.params.family in NARROWABLE:
-        model = narrowing.narrow(model, params, context)
+        model, left = narrowing.narrow(model, params, context)
     else:
         raise TrainingError(
             f"family {model.params.family}: has no {', '.join(SHARES)} that can go by themselves; give ratio instead"
@@ -43,6 +45,7 @@ def run(model: Model, params: Prune, context: Context) -> tuple[Model, dict[str,
     return model, {
         "parameters_kept": model.parameters() / before,
         "validation_accuracy_before_recovery": cut["accuracy"],
+        **left,
     }
 
 

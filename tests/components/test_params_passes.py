@@ -15,6 +15,7 @@ from tests.components.texts import LOOP
 
 MASK = {"kind": "token_mask", "probability": 0.1}
 FLIP = {"kind": "flip", "horizontal": True, "vertical": False, "probability": 0.5}
+PARTS = "heads, feed_forward, hidden, layers"
 LANGUAGE = {"kind": "masked_language", "ratio": 0.15, "next_sentence": True}
 
 
@@ -76,3 +77,28 @@ def test_which_families_offer_what_is_said_once() -> None:
     assert set(params.BLOCKED) == {name for name, family in FAMILIES.items() if hasattr(family, "blocks")}
     assert set(params.LANGUAGE) == {name for name, family in FAMILIES.items() if hasattr(family, "language_model")}
     assert set(params.TOKENS) <= set(params.BLOCKED)
+
+
+def test_prune_takes_channels_or_parts_of_a_transformer(root: Path) -> None:
+    path, mlp = root / "params.yaml", {"model": {"family": "mlp", "hidden": [8], "dropout": 0.0}}
+    common = {"pass": "prune", "round_to": 8}
+    assert errors(path, {"other": common | {"ratio": 0.5}}, init=mlp) == []
+    shares: dict[str, float]
+    for shares in ({}, {"ratio": 0.5, "heads": 0.5}):
+        found = errors(path, {"other": common | shares}, init=mlp)
+        assert found == ["variants.other.prune: must have either ratio, for channels, or at least one of " + PARTS], (
+            found
+        )
+    found = errors(path, {"other": common | {"heads": 0.5, "hidden": 0.25}})
+    assert [line.split(", got")[0] for line in found] == ["variants.other.prune: hidden must be at least heads"]
+    found = errors(path, {"other": common | {"layers": 1.0}})
+    assert found == ["variants.other.layers: input should be less than 1, got 1.0"]
+    assert errors(path, {"other": common | {"layers": 0.5}}, init=mlp) == [
+        "variants.other: shares of a transformer's parts are not for mlp; take ratio"
+    ]
+    news = YAML(typ="safe").load((root / "presets" / "news.yaml").read_text("utf-8"))
+    texts = {key: news[key] for key in ("task", "validate", "init")} | {"source": news["source"][1]}
+    assert errors(path, {"other": common | {"ratio": 0.5}}, **texts) == [
+        "variants.other: ratio, of channels, is not for bert; take at least one of " + PARTS
+    ]
+    assert errors(path, {"other": common | {"heads": 0.5}}, **texts) == []

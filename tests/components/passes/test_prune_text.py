@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from components import assemble, narrowing, params
-from components.fit import answers
+from components.errors import TrainingError
+from components.fit import answers, fit, supervised
 from components.model import Model
 from components.passes import prune
 from tests.components import texts
@@ -62,6 +63,8 @@ def test_it_is_smaller_and_reloads_by_transformers_alone(architecture: str, shar
     after, figures = prune.run(before, wanted(**SHARES[share]), texts.context(tmp_path, count=64))
     assemble.save(after, tmp_path / "after")
     assert after.family.encoder(after.module).sizes == SIZES | LEFT[share]  # type: ignore[attr-defined]
+    for size, count in (SIZES | LEFT[share]).items():
+        assert figures[f"{size}_left"] == count
     assert figures["parameters_kept"] == after.parameters() / before.parameters() < 0.95
     small, large = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("after", "before"))
     assert small < 0.95 * large
@@ -101,7 +104,7 @@ def test_feed_forward_channels_that_give_nothing_are_those_that_go(architecture:
     for number in range(SIZES["layers"]):
         with torch.no_grad():
             layer(model, number, "returned").weight[:, number % 2 :: 2] = 0  # others in each layer
-    same(model, narrowing.narrow(model, wanted(feed_forward=0.5), texts.context(tmp_path)))
+    same(model, narrowing.narrow(model, wanted(feed_forward=0.5), texts.context(tmp_path))[0])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -116,7 +119,7 @@ def test_layers_that_do_nothing_are_those_that_go(architecture: str, tmp_path: P
     rows = texts.rows("train")
     rows = replace(rows, labels=answers(model, rows).argmax(1).numpy())
     context = replace(texts.context(tmp_path), rows=lambda split: rows)
-    after = narrowing.narrow(model, wanted(layers=0.5), context)
+    after, _ = narrowing.narrow(model, wanted(layers=0.5), context)
     same(model, after)
     assert torch.equal(layer(after, 1, "widened").weight, layer(model, 2, "widened").weight)
 
@@ -177,7 +180,115 @@ def test_heads_and_channels_that_do_nothing_change_no_answer(architecture: str, 
 def test_heads_that_do_nothing_are_those_that_go(tmp_path: Path) -> None:
     whole = [*range(8, 16), *range(24, 32)]
     model = halved(made(), {"matched": whole, "carried": whole})
-    after = narrowing.narrow(model, wanted(heads=0.5), texts.context(tmp_path))
+    after, _ = narrowing.narrow(model, wanted(heads=0.5), texts.context(tmp_path))
     for number in range(SIZES["layers"]):
         biases = [layer(one, number, "key").bias for one in (after, model)]
         assert torch.equal(biases[0], biases[1][[*range(8), *range(16, 24)]])
+
+
+def test_hidden_alone_keeps_the_heads(tmp_path: Path) -> None:
+    """And what is left of it is a multiple of the heads, and of round_to where that much stays."""
+    for share, round_to, left in ((0.5, 1, 16), (0.4, 8, 16), (0.3, 1, 24), (0.9, 8, 4)):
+        after, _ = narrowing.narrow(made(), wanted(hidden=share, round_to=round_to), texts.context(tmp_path))
+        assert after.family.encoder(after.module).sizes == SIZES | {"hidden": left}  # type: ignore[attr-defined]
+
+
+def test_an_adopted_checkpoint_keeps_its_tables(tmp_path: Path) -> None:
+    """Of more tokens and positions than the data need, which its params need not say."""
+    model = made(vocab_size=99, max_position_embeddings=50)
+    said: dict[str, Any] = getattr(model.params, "config", {})
+    config = {key: said[key] for key in said if key not in ("vocab_size", "max_position_embeddings")}
+    model = replace(model, params=model.params.model_copy(update={"config": config}))
+    after, _ = narrowing.narrow(model, wanted(feed_forward=0.5), texts.context(tmp_path))
+    assert after.module.get_input_embeddings().weight.shape == (99, 32)
+    assert after.params.config["max_position_embeddings"] == 50
+
+
+@pytest.mark.parametrize(
+    ("model", "shares", "said"),
+    [
+        ({}, {"heads": 0.1}, "heads: a share of 0.1 takes nothing of 4 away"),
+        ({}, {"feed_forward": 0.1, "round_to": 16}, "feed_forward: a share of 0.1 takes nothing of 32 away"),
+        ({}, {"hidden": 0.01}, "hidden: a share of 0.01 takes nothing of 32 away"),
+        ({}, {"layers": 0.05}, "layers: a share of 0.05 takes nothing of 4 away"),
+        ({}, {"ratio": 0.5}, "ratio is for channels; give at least one of heads, feed_forward, hidden, layers"),
+        ({"architecture": "electra", "embedding_size": 16}, {"hidden": 0.5}, "hidden: electra projects no embeddings"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(
+    model: dict[str, Any], shares: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=said):
+        prune.run(made(**model), wanted(**shares), texts.context(tmp_path))
+
+
+def test_electra_without_a_projection_is_cut_with_its_embeddings(tmp_path: Path) -> None:
+    after, _ = narrowing.narrow(made("electra", embedding_size=32), wanted(hidden=0.5), texts.context(tmp_path))
+    assert after.params.config["embedding_size"] == 16 and not hasattr(after.module.electra, "embeddings_project")
+
+
+@pytest.mark.parametrize("architecture", ["albert", "deberta", "deberta-v2", "mpnet"])
+def test_other_architectures_are_refused(architecture: str) -> None:
+    from types import SimpleNamespace
+
+    from components.families import bert
+
+    with pytest.raises(TrainingError, match=f"layers of {architecture} cannot be made narrower .* bert, camembert, "):
+        bert.encoder(SimpleNamespace(config=SimpleNamespace(model_type=architecture)))
+
+
+def test_images_have_no_shares(prepared: Path, spec: Any, tmp_path: Path) -> None:
+    from tests.contracts.test_members import context, tiny
+
+    with pytest.raises(TrainingError, match=r"family vit: has no heads, .*; give ratio instead"):
+        prune.run(tiny("vit", spec), wanted(heads=0.5), context(prepared, spec, tmp_path))
+
+
+def trained(out: Path) -> Model:
+    model, loop = made(), wanted(ratio=0.5, fit=texts.FIT | {"epochs": 6}).fit
+    fit(model, loop, texts.context(out), supervised(model, loop))
+    return model
+
+
+def test_the_unpruned_parent_teaches(tmp_path: Path) -> None:
+    """What is left comes nearer to its answers."""
+    parent = trained(tmp_path)
+    losses: list[float] = []
+    context = texts.context(tmp_path, lambda metrics, step: losses.append(metrics["loss"]))
+    soft = {"temperature": 2.0, "weight": 1.0}
+    for shares in ({"feed_forward": 0.5, "layers": 0.5}, {"heads": 0.5}):
+        losses.clear()
+        prune.run(parent, wanted(**shares, distill=soft, fit=texts.FIT | {"epochs": 8}), context)
+        assert losses[-1] < 0.5 * losses[0]
+
+
+def test_each_part_of_the_loss_counts_by_its_weight(tmp_path: Path) -> None:
+    """At no learning rate to speak of and without dropout: of soft targets alone, of labels alone, and between."""
+    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    frozen = texts.FIT | {"epochs": 1, "optimizer": texts.FIT["optimizer"] | {"lr": 1e-12}}
+
+    def loss(augment: list[dict[str, Any]] | None = None, **soft: Any) -> float:
+        losses: list[float] = []
+        context = texts.context(tmp_path, lambda metrics, step: losses.append(metrics["loss"]))
+        fit = frozen | ({"augment": augment} if augment else {})
+        prune.run(made(**quiet), wanted(feed_forward=0.5, fit=fit, distill=soft or None), context)
+        return losses[0]
+
+    taught, labelled, both = (loss(temperature=2.0, weight=weight) for weight in (1.0, 0.0, 0.5))
+    assert labelled == pytest.approx(loss()) and taught > 1e-4
+    assert both == pytest.approx((taught + labelled) / 2, rel=1e-5)
+    # Asked anew of rows that are changed, by as good as nothing.
+    barely = [{"kind": "token_mask", "probability": 1e-9}]
+    assert loss(barely, temperature=2.0, weight=1.0) == pytest.approx(taught, rel=1e-5)
+
+
+def test_a_pruned_image_classifier_learns_from_its_parent(prepared: Path, spec: Any, tmp_path: Path) -> None:
+    from tests.contracts.test_members import context, tiny
+
+    taught = []
+    for soft in (None, {"temperature": 2.0, "weight": 1.0}):
+        model = tiny("lenet", spec)
+        made, figures = prune.run(model, wanted(ratio=0.5, distill=soft), context(prepared, spec, tmp_path))
+        assert figures["parameters_kept"] < 0.8
+        taught.append(next(made.module.parameters()).clone())
+    assert not torch.equal(*taught)
