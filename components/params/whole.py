@@ -70,8 +70,9 @@ def _describe(error: Mapping[str, Any], raw: Any, missing: Sequence[tuple[int | 
     if error["type"] == "extra_forbidden":
         *parent, key = error["loc"]
         wanted = [str(loc[-1]) for loc in missing if list(loc[:-1]) == parent]
-        # One that is missing there, or else one that may be left out somewhere.
-        meant = difflib.get_close_matches(str(key), wanted, 1) or difflib.get_close_matches(str(key), _keys(), 1, 0.8)
+        # One that is missing there, or else one that may be left out somewhere, unless it is itself right elsewhere.
+        known = [] if str(key) in _keys() else _keys()
+        meant = difflib.get_close_matches(str(key), wanted, 1) or difflib.get_close_matches(str(key), known, 1, 0.8)
         return f"{where}: unknown key; " + (
             f"did you mean {meant[0]}?" if meant else "remove it or correct its spelling"
         )
