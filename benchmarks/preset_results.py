@@ -91,6 +91,8 @@ def page() -> str:
             *against_eager(matrix),
             "",
         ]
+    if len(parts) == 1:
+        parts.append("No run is kept yet.\n")
     return "\n".join(parts)
 
 
