@@ -14,7 +14,9 @@ import numpy as np
 from components import images, labelled
 from components.data import Learned, Rows
 from components.errors import DataError
-from components.labelled import keys, rule, splits
+from components.labelled import keys as keys
+from components.labelled import rule
+from components.labelled import splits as splits
 from components.params import Expectation, ImageClassification
 from components.values import is_list, leaves, plain, read_numbers
 
@@ -22,20 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-
-__all__ = [
-    "columns",
-    "content",
-    "expectations",
-    "features",
-    "keys",
-    "learn",
-    "read",
-    "shown",
-    "splits",
-    "statistics",
-    "texts",
-]
 
 Raw = Mapping[str, np.ndarray]
 PIXELS = 4 << 20  # in memory at once, in each of several arrays of eight bytes a pixel

@@ -12,7 +12,9 @@ import numpy as np
 from components import labelled, text
 from components.data import TOKENIZER, Learned, Rows
 from components.errors import DataError
-from components.labelled import keys, rule, splits
+from components.labelled import keys as keys
+from components.labelled import rule
+from components.labelled import splits as splits
 from components.params import Expectation, TextClassification, WordPiece
 from components.values import plain
 
@@ -21,20 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Raw = Mapping[str, Any]  # `text` and, of pairs, `pair`: pyarrow string arrays
-
-__all__ = [
-    "columns",
-    "content",
-    "expectations",
-    "features",
-    "keys",
-    "learn",
-    "read",
-    "shown",
-    "splits",
-    "statistics",
-    "texts",
-]
 
 
 def shown(rows: Rows, numbers: np.ndarray) -> list[str]:

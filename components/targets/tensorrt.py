@@ -47,10 +47,12 @@ def typed(exported: Path, params: TensorRt, context: Context) -> bytes:
 def run(exported: Path, params: TensorRt, context: Context, out: Path) -> dict[str, Any]:
     """Write model.engine and layers.json, what the engine inspector says of every layer; `key` says what for.
 
-    Raises NotMeasured without TensorRT or a CUDA device, Refused for a graph that TensorRT cannot parse.
+    Raises NotMeasured without TensorRT or a CUDA device, Refused for texts and for a graph that TensorRT cannot parse.
     """
     trt, cuda = libraries()
     device = gpu(cuda)
+    if context.spec.vocabulary is not None:
+        raise Refused("engines are built for images only so far; for texts take target onnx_cuda")
     content = typed(exported, params, context)
     messages: list[str] = []
     logger = collecting_logger(trt, messages)

@@ -20,7 +20,7 @@ from onnx import TensorProto, numpy_helper
 
 from components import assemble, build, graph, parity, runtime, session
 from components.data import Spec, read_rows
-from components.errors import NotMeasured
+from components.errors import NotMeasured, Refused
 from components.params import Mlp, TensorRt, Vit
 from components.runtimes.tensorrt import EngineSession
 from components.targets import tensorrt
@@ -330,3 +330,14 @@ def test_an_engine_answers_like_the_export(
     answers = runtime.open_build(tmp_path, 2).run(rows)
     expected = session.OnnxSession(exported.read_bytes(), {}, 2, spec, "export").run(rows)
     assert parity.compare(expected, answers)["max_logit_difference"] < (0.01 if params is FP16 else 0.1)
+
+
+def test_texts_are_refused_before_anything_is_built(
+    text_spec: Spec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tensorrt, "libraries", lambda: (None, None))
+    monkeypatch.setattr(tensorrt, "gpu", lambda cuda: "a GPU")
+    context = graph.Context(text_spec, lambda rows: {}, 1, tmp_path)
+    wanted = TensorRt(kind="tensorrt", precision="fp16", batch_sizes=[1, 2, 4], rows=8)
+    with pytest.raises(Refused, match="images only so far; for texts take target onnx_cuda"):
+        tensorrt.run(tmp_path / "model.onnx", wanted, context, tmp_path)
