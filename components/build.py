@@ -39,6 +39,7 @@ CODE = (
     "components/embeddings.py",
     "components/fusion.py",
     "components/graph.py",
+    "components/language.py",
     "components/model.py",
     "components/multiply_adds.py",
     "components/parity.py",
