@@ -1,11 +1,14 @@
 """Runs presets from a fresh clone to a champion, keeps their matrices, and writes docs/results.md from these.
 
-python benchmarks/preset_results.py news fashion    # runs them: tens of minutes each, on a quiet machine
-python benchmarks/preset_results.py                 # writes docs/results.md anew from what is kept
+python benchmarks/preset_results.py news fashion         # runs them: tens of minutes each, on a quiet machine
+python benchmarks/preset_results.py --in FOLDER news     # in a clone that stays there: a second call goes on with it
+python benchmarks/preset_results.py                      # writes docs/results.md anew from what is kept
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -29,17 +32,28 @@ matrices that it kept under benchmarks/results/. Accuracy is that of the test sp
 """
 
 
-def run(preset: str) -> None:
-    """`temper run --preset` in a clone of the commit that is checked out, with this checkout's environment."""
-    with tempfile.TemporaryDirectory() as scratch:
-        clone = Path(scratch) / "temper"
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+def run(preset: str, folder: Path | None) -> None:
+    """`temper run --preset` in a clone of the commit that is checked out, with this checkout's environment.
+
+    The seconds are those of all calls in a clone that stays in `folder`.
+    """
+    with contextlib.ExitStack() as stack:
+        clone = (folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))) / preset / "temper"
+        if clone.exists():
+            subprocess.run(["git", "pull", "-q", "--ff-only"], cwd=clone, check=True)
+        else:
+            subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         for name, target in ((clone / ".venv", ROOT / ".venv"), (clone.parent / "shared", ROOT.parent / "shared")):
-            if target.exists():
+            if target.exists() and not name.exists():
                 name.symlink_to(target)
-        started = time.perf_counter()
-        subprocess.run([".venv/bin/python", "-m", "temper", "run", "--preset", preset], cwd=clone, check=True)
-        seconds = round(time.perf_counter() - started)
+        before = clone.with_name("seconds")
+        started = time.perf_counter() - (float(before.read_text("utf-8")) if before.exists() else 0)
+        command = [str(clone / ".venv/bin/python"), "-m", "temper", "run", "--preset", preset]
+        try:
+            subprocess.run(command, cwd=clone, check=True)
+        finally:
+            seconds = round(time.perf_counter() - started)
+            before.write_text(f"{seconds}\n", "utf-8")
         work = clone / ".temper/presets" / preset / "work"
         matrix = json.loads((work / "matrix/matrix.json").read_text("utf-8"))
         matrix["changed_rows"] = []  # they show rows of the data
@@ -102,6 +116,10 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    for asked in sys.argv[1:]:
-        run(asked)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*")
+    parser.add_argument("--in", dest="folder", type=Path, help="where the clones stay")
+    given = parser.parse_args()
+    for asked in given.presets:
+        run(asked, given.folder and given.folder.resolve())
     PAGE.write_text(page(), "utf-8")

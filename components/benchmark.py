@@ -51,6 +51,11 @@ def batch(rows: Rows, size: int) -> dict[str, np.ndarray]:
     return {name: values[np.arange(size) % len(rows)] for name, values in rows.inputs.items()}
 
 
+def tokens(rows: Rows, spec: Spec) -> int | None:
+    """Of every text that is timed, padding included."""
+    return rows.inputs["input_ids"].shape[1] if spec.vocabulary else None
+
+
 def eager(model: Path, threads: int, example: Inputs, on: list[int]) -> list[Call]:
     """PyTorch as a user runs it, with one thread and with `threads`: small models are slower with more."""
     import torch
@@ -200,7 +205,8 @@ def run(
 ) -> dict[str, Any]:
     """cells.json, rounds.parquet and machine.json: where this was measured, and with what energy counter."""
     here = host.describe()
-    rows = read_rows(data, "validation", Spec.read(data))
+    spec = Spec.read(data)
+    rows = read_rows(data, "validation", spec)
     first = next(iter(variants))
     reference = f"{first}/{next(name for name, target in targets.items() if isinstance(target, OnnxFp32))}"
     said, cells = examine(variants, targets, benchmark, threads, rows, builds, engines)
@@ -237,6 +243,7 @@ def run(
         "host": {field: here[field] for field in HOST},
         "threads": threads,
         "processors": on,  # that the threads were pinned to
+        "tokens": tokens(rows, spec),
         "energy": {"counter": "; ".join(c.name for c in counters.values()) or None, "reason": missing},
     }
     for file, content in (("cells.json", said), ("machine.json", machine)):

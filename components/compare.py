@@ -189,6 +189,7 @@ def run(
         "threads": machine["threads"],
         "processors": machine["processors"],
         "energy": machine["energy"],
+        "tokens": machine["tokens"],
         "batch_sizes": sorted({size for by_size in turns.values() for size in by_size}),
         "batch_size": policy.batch_size,
         "confidence": compare.confidence,

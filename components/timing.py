@@ -19,7 +19,7 @@ def read(folder: Path, cells: list[str], host: Mapping[str, Any]) -> tuple[dict[
     machine other than `host`.
     """
     foot, machine = read_json(folder / "cells.json"), read_json(folder / "machine.json")
-    if missing := sorted({"host", "threads", "processors", "energy"} - set(machine)):
+    if missing := sorted({"host", "threads", "processors", "tokens", "energy"} - set(machine)):
         raise TemperError(f"{folder}/machine.json: does not say {', '.join(missing)}; {REMEDY}")
     there = machine["host"]
     if other := [field for field in there if there[field] != host.get(field)]:

@@ -15,9 +15,9 @@ FRONT = (
 )
 HOW_TO_READ = (
     "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
-    "and verdict against a margin of {margin:g} points. Latency: median over {rounds} interleaved rounds; how many "
-    "times as fast as {reference}, with its {confidence:.0%} interval; faster or slower if surely beyond {same:.0%} "
-    "and the control's noise, same if surely within {near:.0%}."
+    "and verdict against a margin of {margin:g} points. Latency{tokens}: median over {rounds} interleaved rounds; "
+    "how many times as fast as {reference}, with its {confidence:.0%} interval; "
+    "faster or slower if surely beyond {same:.0%} and the control's noise, same if surely within {near:.0%}."
 )
 
 
@@ -27,6 +27,7 @@ def reading(matrix: Mapping[str, Any]) -> str:
         rows=matrix["test_rows"],
         confidence=matrix["confidence"],
         margin=matrix["margin"] * 100,
+        tokens=f" of texts of {matrix['tokens']} tokens" if matrix.get("tokens") else "",
         rounds=matrix["rounds"],
         same=speed.SAME,
         near=speed.NEAR,
@@ -112,7 +113,7 @@ def kernel_words(row: Row) -> str:
     if integer:
         others = f", {sum(floats.values())} in floats" if floats is not None else ""
         return f"{sum(integer.values())} layers in integers{others}"
-    if casts and floats is not None:
+    if row.get("kind") == "onnx_fp16" and casts and floats is not None:
         return f"{sum((halves or {}).values())} of {sum(floats.values())} layers in half precision, {casts} casts"
     return ""
 

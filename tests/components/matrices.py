@@ -175,6 +175,7 @@ def matrix(rows: int = 360) -> dict[str, Any]:
         "data_sha256": sha("data"),
         "threads": 2,
         "processors": [0, 1],
+        "tokens": None,
         "batch_sizes": [1, 32],
         "batch_size": 1,
         "confidence": 0.95,

@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from components import benchmark, params
+from components.data import Spec, read_rows
 
 SETTINGS = params.Benchmark(batch_sizes=[1], rounds=9, max_rounds=9, warmup=3, seconds_per_round=1e-9, loads=1)
 
@@ -94,3 +95,9 @@ def test_the_stage_is_run_again_where_its_timings_would_not_hold(root: Path) -> 
     stages: dict[str, Any] = YAML(typ="safe").load((root / "dvc.yaml").read_text("utf-8"))["stages"]
     watched = [entry for entry in stages["benchmark"]["params"] if "work/observed/host.json" in entry]
     assert watched == [{"work/observed/host.json": list(benchmark.HOST)}]
+
+
+def test_the_length_of_texts_is_kept_with_the_timings(prepared_texts: Path, prepared_images: Path) -> None:
+    for data, length in ((prepared_texts, 16), (prepared_images, None)):
+        spec = Spec.read(data)
+        assert benchmark.tokens(read_rows(data, "validation", spec), spec) == length

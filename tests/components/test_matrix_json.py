@@ -46,7 +46,8 @@ def test_what_was_not_measured_says_so(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["energy", "threads", "host", "versions", "data_sha256", "front", "changed_rows", "schema", "control"]
+    "key",
+    ["energy", "threads", "tokens", "host", "versions", "data_sha256", "front", "changed_rows", "schema", "control"],
 )
 def test_a_matrix_says_where_and_of_what(key: str) -> None:
     broken = matrix()

@@ -103,7 +103,8 @@ def write_benchmark(folder: Path, host: dict[str, Any]) -> None:
     rounds.write(turns(), folder)
     cells = {"base/fp32": {"status": "ok", "batch_sizes": [1, 32]}, "base/int8": {"status": "refused"}}
     (folder / "cells.json").write_text(json.dumps(cells), "utf-8")
-    machine = {"host": host, "threads": 2, "processors": [0, 1], "energy": {"counter": None, "reason": "none"}}
+    machine = {"host": host, "threads": 2, "processors": [0, 1], "tokens": None}
+    machine["energy"] = {"counter": None, "reason": "none"}
     (folder / "machine.json").write_text(json.dumps(machine), "utf-8")
 
 

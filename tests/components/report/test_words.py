@@ -30,7 +30,11 @@ def test_the_control_says_what_the_speeds_are_worth(low: float, high: float, ver
     ("figures", "told"),
     [
         ({"float_nodes": {"Gemm": 3}, "integer_nodes": {}, "half_nodes": {}, "cast_nodes": 0}, ""),
-        ({"float_nodes": {"MatMul": 2, "Gemm": 1}, "cast_nodes": 5}, "0 of 3 layers in half precision, 5 casts"),
+        ({"float_nodes": {"MatMul": 2}, "cast_nodes": 1, "kind": "onnx_fp32"}, ""),  # a mask becomes numbers
+        (
+            {"float_nodes": {"MatMul": 2, "Gemm": 1}, "cast_nodes": 5, "kind": "onnx_fp16"},
+            "0 of 3 layers in half precision, 5 casts",
+        ),
         ({"integer_nodes": {"QGemm": 4}, "float_nodes": {"MatMul": 2}}, "4 layers in integers, 2 in floats"),
         ({"integer_nodes": {"gemm": 4}}, "4 layers in integers"),
         ({"cuda_nodes": {"Conv": 2}, "cpu_nodes": {"Shape": 1}}, "1 nodes on the processor, 2 on CUDA"),
@@ -70,3 +74,10 @@ def test_the_certificate_and_energy_in_words() -> None:
     assert words.energy_words({"energy": {"counter": "RAPL", "reason": ""}}) == "Energy: read from RAPL."
     assert words.calls_words(cells["base/fp32"], "1").endswith("1,000 rows/s")
     assert words.calls_words(cells["base/fp32"], "7") == ""
+
+
+def test_the_length_of_texts_is_stated() -> None:
+    matrix = {"reference": "base/fp32", "test_rows": 100, "confidence": 0.95, "margin": 0.02, "rounds": 40}
+    assert "Latency of texts of 64 tokens: median" in words.reading(matrix | {"tokens": 64})
+    for without in (matrix, matrix | {"tokens": None}):  # images, and matrices of before it was kept
+        assert "Latency: median" in words.reading(without)
