@@ -40,6 +40,15 @@ def run(
     }
 
 
+def rows_of(data: Path, split: str, spec: Spec) -> Rows:
+    """What a pass may read; where the data have no corpus, that is empty."""
+    if split not in ("train", "validation", "corpus"):
+        raise ValueError(f"a pass may read train, validation and corpus, not {split!r}")
+    if split == "corpus" and not (data / "corpus.parquet").exists():
+        return read_rows(data, "train", spec).head(0)
+    return read_rows(data, split, spec)
+
+
 def start(
     seed: int, threads: int, log: Callable[[Mapping[str, float], int], None], data: Path, parent: Path, out: Path
 ) -> tuple[Model, Context]:
@@ -53,9 +62,7 @@ def start(
 
     @cache
     def rows(split: str) -> Rows:
-        if split not in ("train", "validation"):
-            raise ValueError(f"a pass may read train and validation, not {split!r}")
-        return read_rows(data, split, spec)
+        return rows_of(data, split, spec)
 
     def create(params: FamilyParams) -> Model:
         return assemble.create(params, spec)

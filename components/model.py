@@ -184,7 +184,7 @@ class Probe(Protocol):
 class Context:
     """What a pass may use besides its model and its params."""
 
-    rows: Callable[[str], Rows]  # 'train' or 'validation'
+    rows: Callable[[str], Rows]  # 'train', 'validation' or 'corpus', which may be empty and has no labels
     create: Callable[[FamilyParams], Model]  # a new, untrained model for the same task and data
     seed: int
     out: Path  # the model's folder: for files beside the weights

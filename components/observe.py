@@ -1,7 +1,8 @@
 """The one door for what lies outside the workspace; runs every time, so it imports nothing heavy.
 
-source.json, checkpoint.json, host.json, champion.json, attempts.json and code.json are what other stages depend on,
-so each changes only when its news matter. stat.json, checkpoint_stat.json and inputs.json are this stage's own memory.
+source.json, corpus.json, checkpoint.json, host.json, champion.json, attempts.json and code.json are what other stages
+depend on, so each changes only when its news matter. stat.json, corpus_stat.json, checkpoint_stat.json and inputs.json
+are this stage's own memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from components import checkpoint, failures, host, registry
+from components.errors import DataError
 from components.hashing import code_sha256, fingerprint, sha256_file
 from components.sources import SOURCES
 from components.targets import TARGETS
@@ -24,6 +26,7 @@ NO_CHAMPION = dict.fromkeys(("version", "digest", "model", "source", "data_sha25
 def run(
     name: str,
     source: Mapping[str, Any],
+    prepare: Mapping[str, Any],
     init: Mapping[str, Any],
     variants: Mapping[str, Mapping[str, Any]],
     targets: Mapping[str, Mapping[str, Any]],
@@ -37,9 +40,11 @@ def run(
         return json.loads(path.read_text("utf-8")) if path and path.exists() else None
 
     identity, stat = SOURCES[source["kind"]].observe(SimpleNamespace(**source), earlier("stat.json"))
+    corpus, corpus_stat = unlabelled(prepare["corpus"], earlier("corpus_stat.json"))
     pretrained, checkpoint_stat = checkpoint.observe(init["model"], earlier("checkpoint_stat.json"))
     observed: dict[str, Any] = {
         "source.json": identity,
+        "corpus.json": corpus,
         "checkpoint.json": pretrained,
         "host.json": host.describe(),
         "attempts.json": attempts(variants, targets, failures.found(), earlier("attempts.json") or {}),
@@ -61,11 +66,23 @@ def run(
     for file, value in {
         **observed,
         "stat.json": stat,
+        "corpus_stat.json": corpus_stat,
         "checkpoint_stat.json": checkpoint_stat,
         "inputs.json": inputs,
     }.items():
         (out / file).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
     return {}
+
+
+def unlabelled(corpus: Mapping[str, Any] | None, earlier: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """What identifies prepare.corpus, None without one; stats to give back as `earlier`."""
+    if corpus is None:
+        return None, {}
+    source = corpus["source"]
+    try:
+        return SOURCES[source["kind"]].observe(SimpleNamespace(**source), earlier)
+    except DataError as error:
+        raise DataError(f"prepare.corpus: {error}") from None
 
 
 def champion(name: str, earlier: dict[str, Any] | None, same_inputs: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components import corpus as unlabelled
 from components.batches import batches, open_parquet
 from components.blocks import Blocks, positions
 from components.checkpoint import fetch
@@ -126,8 +127,13 @@ def _tokenizer(task: Task, checkpoint: Path) -> Path | None:
     return fetch(identity) if identity else None
 
 
-def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, out: Path) -> dict[str, dict[str, int]]:
-    """One Parquet file a split (row_id, input.<name>, text.<name>, label), rows in hash order, and spec.json."""
+def run(
+    task: Task, prepare: Prepare, valid: Path, checkpoint: Path, corpus: Path, out: Path
+) -> dict[str, dict[str, int]]:
+    """One Parquet file a split (row_id, input.<name>, text.<name>, label), rows in hash order, and spec.json.
+
+    Beside them corpus.parquet if params name a corpus, whose identity is in the file `corpus`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -160,11 +166,11 @@ def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, out: Path) 
     _check(task, labels, side, content, ids)
     named = list(member.texts(placed.raw))
 
+    fields = [("row_id", pa.string())]
+    fields += [(f"input.{name}", pa.list_(pa.from_numpy_dtype(x.dtype), x.size)) for name, x in like.items()]
+    schema = pa.schema([*fields, *((f"text.{name}", pa.string()) for name in named), ("label", pa.int32())])
+
     def write(split: str) -> Iterator[dict[str, np.ndarray]]:
-        schema = [("row_id", pa.string())]
-        schema += [(f"input.{name}", pa.list_(pa.from_numpy_dtype(x.dtype), x.size)) for name, x in like.items()]
-        schema += [(f"text.{name}", pa.string()) for name in named]
-        schema = pa.schema([*schema, ("label", pa.int32())])
         with pq.ParquetWriter(out / f"{split}.parquet", schema, compression="zstd") as writer:
             for numbers, inputs, texts in blocks.read(split, like):
                 order = np.lexsort((ids[numbers, 1], ids[numbers, 0]))
@@ -188,10 +194,14 @@ def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, out: Path) 
         statistics=statistics,
         vocabulary=learned.vocabulary,
     ).write(out)
+    beside: dict[str, dict[str, int]] = {}
+    if prepare.corpus is not None and isinstance(task, TextClassification) and learned.vocabulary is not None:
+        beside["corpus"] = unlabelled.run(prepare.corpus, corpus, task, learned.vocabulary, schema, out)
     counts = [np.bincount(labels[side == i], minlength=len(task.classes)) for i in range(len(SPLITS))]
     return {
         "rows": {name: int(count.sum()) for name, count in zip(SPLITS, counts, strict=True)},
         "least_class_rows": {name: int(count.min()) for name, count in zip(SPLITS, counts, strict=True)},
+        **beside,
     }
 
 

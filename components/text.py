@@ -17,8 +17,10 @@ from components.data import TOKENIZER, Vocabulary
 from components.errors import DataError
 from components.hashing import sha256_file
 from components.params import WordPiece
+from components.values import plain
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from tokenizers import Tokenizer
 
 # One thread: which process forks afterwards is not known here, and the library warns about that.
@@ -104,6 +106,36 @@ def write(tokenizer: Tokenizer, max_tokens: int, out: Path) -> Vocabulary:
     ends = [found for mark in ".!?" if (found := tokenizer.token_to_id(mark)) is not None]
     sha256 = sha256_file(out / TOKENIZER)
     return Vocabulary(size=size, sha256=sha256, sentence_ends=ends, **ids)  # type: ignore[arg-type]
+
+
+def strings(column: pa.ChunkedArray, most: int) -> tuple[list[str | None], list[str | None]]:
+    """(each text, why it cannot be used)"""
+    import pyarrow as pa
+
+    array = plain(column)
+    if pa.types.is_large_string(array.type) or pa.types.is_string(array.type):  # Arrow does not look at the bytes
+        array = array.cast(pa.large_binary())
+    elif not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)):
+        array = pa.array([None if value is None else str(value).encode() for value in array.to_pylist()], pa.binary())
+    found: list[str | None] = []
+    faults: list[str | None] = []
+    for raw in array.to_pylist():
+        value, fault = None, None
+        try:
+            value = None if raw is None else raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            fault = f"not UTF-8 from byte {error.start} on"
+        if value is None:
+            fault = fault or "missing"
+        elif not value.strip():
+            fault = "empty"
+        elif "\0" in value:
+            fault = f"holds NUL, at character {value.index(chr(0))}"
+        elif len(value) > most:
+            fault = f"{len(value):,} characters (task.max_characters {most:,})"
+        found.append(value)
+        faults.append(fault)
+    return found, faults
 
 
 def encode(

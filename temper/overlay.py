@@ -45,7 +45,7 @@ def overlay(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any
     return {**base, **{key: value if key in WHOLE else merge(base.get(key), value) for key, value in preset.items()}}
 
 
-def choose_source(given: Any, main: Path) -> Any:
+def choose_source(given: Any, main: Path, where: str = "source") -> Any:
     """The first source whose data are there, its path made absolute; what is no source at all is left to the check."""
     candidates = given if isinstance(given, list) else [given]
     looked = []
@@ -58,9 +58,9 @@ def choose_source(given: Any, main: Path) -> Any:
             return {**source, "path": str(absolute)}
         looked.append(str(absolute))
     if not looked:
-        raise ParamsError(["source: must be a source or a list of them, got an empty list"])
+        raise ParamsError([f"{where}: must be a source or a list of them, got an empty list"])
     raise ParamsError(
-        [f"source: no data are there, looked for {', '.join(looked)}; put them there or correct the path"]
+        [f"{where}: no data are there, looked for {', '.join(looked)}; put them there or correct the path"]
     )
 
 
@@ -92,6 +92,10 @@ def merged(root: Path, main: Path, name: str) -> str:
         whole = overlay(base, preset)
         if "source" in preset or "source" in base:
             whole["source"] = choose_source(whole["source"], main)
+        prepare = whole.get("prepare")
+        if isinstance(prepare, Mapping) and isinstance(corpus := prepare.get("corpus"), Mapping):
+            found = choose_source(corpus.get("source"), main, "prepare.corpus.source")
+            whole["prepare"] = {**prepare, "corpus": {**corpus, "source": found}}
         if "init" in whole:
             whole["init"] = find_checkpoint(whole["init"], main)
         _own_name(root, name, base, preset)

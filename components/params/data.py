@@ -209,5 +209,13 @@ class Split(Section):
         return self
 
 
+class Corpus(Section):
+    """Texts without labels, beside the training rows, for pass pretrain; `column` has them."""
+
+    source: Annotated[Csv | Parquet | Jsonl | Hub, Field(discriminator="kind")]
+    column: Text
+
+
 class Prepare(Section):
     split: Split
+    corpus: Corpus | None = None

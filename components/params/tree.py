@@ -105,6 +105,18 @@ def _text_errors(params: Params, task: TextClassification) -> Iterator[str]:
         )
 
 
+def _corpus_errors(params: Params) -> Iterator[str]:
+    if params.prepare.corpus is None:
+        return
+    if not isinstance(params.task, TextClassification):
+        yield f"prepare.corpus: is for texts, and this task is {params.task.kind}; take it out"
+    elif not any(isinstance(v, Pretrain) and isinstance(v.method, MaskedLanguage) for v in params.variants.values()):
+        yield (
+            "prepare.corpus: no variant learns from it; add one with 'pass: pretrain' and method masked_language, "
+            "or take it out"
+        )
+
+
 def _fit_errors(variant: Variant, family: Family, task: Task, where: str) -> Iterator[str]:
     text = isinstance(task, TextClassification)
     for number, one in enumerate(getattr(variant.fit, "augment", None) or []):
@@ -142,6 +154,7 @@ def errors(params: Params) -> Iterator[str]:
     """One line for each mistake."""
     if isinstance(params.task, TextClassification):
         yield from _text_errors(params, params.task)
+    yield from _corpus_errors(params)
     for name, variant in params.variants.items():
         where = f"variants.{name}"
         if name == "init":

@@ -3,9 +3,10 @@
 contrastive is SimCLR (Chen et al., arXiv 2002.05709): two views of each image, compared in a projection that is
 dropped afterwards, any family with features. masked is SimMIM (Xie et al., arXiv 2111.09886): guess the pixels under
 masked patches, families in params.MASKABLE. masked_language is BERT's own (components/masking.py): guess masked tokens,
-families in params.LANGUAGE. The classifier stays what it was in the parent.
+families in params.LANGUAGE; it also learns from the corpus, if there is one, and is measured on the validation rows
+alone. The classifier stays what it was in the parent.
 
-All rows, of training and of validation, come from `context.rows`.
+All rows come from `context.rows`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from components import masking
 from components.augment import augmentation
@@ -32,6 +36,8 @@ Trial = tuple["nn.Module", Callable[[Mapping[str, "Tensor"]], Figures]]  # what 
 
 
 def run(model: Model, params: Pretrain, context: Context) -> tuple[Model, dict[str, float]]:
+    if isinstance(params.method, MaskedLanguage):
+        context = replace(context, rows=_with_corpus(context.rows))
     module, figures = METHODS[params.method.kind](model, params.method, context)
 
     def objective(batch: Batch) -> Tensor:
@@ -45,6 +51,21 @@ def run(model: Model, params: Pretrain, context: Context) -> tuple[Model, dict[s
     fit(replace(model, module=module), loop, context, objective, validate)
     model.module.eval()
     return model, {f"pretrain_{name}": value for name, value in validate().items()}
+
+
+def _with_corpus(rows: Callable[[str], Rows]) -> Callable[[str], Rows]:
+    """The same rows, those of the corpus after the training rows."""
+
+    @cache
+    def found(split: str) -> Rows:
+        some, more = rows(split), rows("corpus") if split == "train" else None
+        if more is None or not len(more):
+            return some
+        inputs = {name: np.concatenate([x, more.inputs[name]]) for name, x in some.inputs.items()}
+        ids, labels = (np.concatenate(parts) for parts in ((some.row_id, more.row_id), (some.labels, more.labels)))
+        return Rows(ids, inputs, labels)
+
+    return found
 
 
 def _raw(rows: Rows) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ from components.labelled import keys as keys
 from components.labelled import rule
 from components.labelled import splits as splits
 from components.params import Expectation, TextClassification, WordPiece
-from components.values import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +82,7 @@ def read(table: pa.Table, params: TextClassification) -> tuple[dict[str, pa.Arra
     """(text, and pair, as pyarrow strings; class numbers int32). Raises DataError for rows that validate sets aside."""
     import pyarrow as pa
 
-    read = {role: _strings(table.column(name), params.max_characters) for role, name in _named(params).items()}
+    read = {role: text.strings(table.column(name), params.max_characters) for role, name in _named(params).items()}
     labels, bad = labelled.numbers(table, params), np.zeros(len(table), bool)
     for _, faults in read.values():
         bad |= np.array([fault is not None for fault in faults], bool)
@@ -92,36 +91,6 @@ def read(table: pa.Table, params: TextClassification) -> tuple[dict[str, pa.Arra
             f"{wrong} of {len(table)} rows have no readable text or label; run validate on these data first"
         )
     return {role: pa.array(values, pa.string()) for role, (values, _) in read.items()}, labels
-
-
-def _strings(column: pa.ChunkedArray, most: int) -> tuple[list[str | None], list[str | None]]:
-    """(each text, why it cannot be used)"""
-    import pyarrow as pa
-
-    array = plain(column)
-    if pa.types.is_large_string(array.type) or pa.types.is_string(array.type):  # Arrow does not look at the bytes
-        array = array.cast(pa.large_binary())
-    elif not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)):
-        array = pa.array([None if value is None else str(value).encode() for value in array.to_pylist()], pa.binary())
-    found: list[str | None] = []
-    faults: list[str | None] = []
-    for raw in array.to_pylist():
-        value, fault = None, None
-        try:
-            value = None if raw is None else raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            fault = f"not UTF-8 from byte {error.start} on"
-        if value is None:
-            fault = fault or "missing"
-        elif not value.strip():
-            fault = "empty"
-        elif "\0" in value:
-            fault = f"holds NUL, at character {value.index(chr(0))}"
-        elif len(value) > most:
-            fault = f"{len(value):,} characters (task.max_characters {most:,})"
-        found.append(value)
-        faults.append(fault)
-    return found, faults
 
 
 def columns(table: pa.Table, params: TextClassification) -> pd.DataFrame:
@@ -145,18 +114,18 @@ def features(table: pa.Table, params: TextClassification) -> pa.Table:
     import pyarrow as pa
 
     found: dict[str, Any] = labelled.features(table, params)
-    named, usable, strings = _named(params), np.ones(len(table), bool), {}
+    named, usable, usable_texts = _named(params), np.ones(len(table), bool), {}
     for role, name in named.items():
         if name not in table.column_names:
             continue
-        values, faults = _strings(table.column(name), params.max_characters)
+        values, faults = text.strings(table.column(name), params.max_characters)
         found[f"{role}_fault"] = pa.array(faults, pa.string())
         found[f"{role}_characters"] = pa.array([len(value or "") for value in values], pa.int32())
         found[f"{role}_words"] = pa.array([len((value or "").split()) for value in values], pa.int32())
         usable &= np.array([fault is None for fault in faults], bool)
-        strings[role] = pa.array([value or "" for value in values], pa.string())
-    if strings.keys() == named.keys():
-        raw = pa.py_buffer(content(strings).astype(">u8").tobytes())
+        usable_texts[role] = pa.array([value or "" for value in values], pa.string())
+    if usable_texts.keys() == named.keys():
+        raw = pa.py_buffer(content(usable_texts).astype(">u8").tobytes())
         array = pa.Array.from_buffers(pa.binary(16), len(table), [None, raw])
         found["content"] = pa.compute.if_else(pa.array(usable), array, pa.scalar(None, pa.binary(16)))
     return pa.table(found)

@@ -37,7 +37,7 @@ for name in ("small", "large"):
         validate.run(task, rules, folder / name, out)
     else:
         (folder / "checkpoint.json").write_text("null")
-        prepare.run(task, split, folder / name, folder / "checkpoint.json", out)
+        prepare.run(task, split, folder / name, folder / "checkpoint.json", folder / "checkpoint.json", out)
     print(peak())
 """
 

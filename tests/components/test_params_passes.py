@@ -102,3 +102,21 @@ def test_prune_takes_channels_or_parts_of_a_transformer(root: Path) -> None:
         "variants.other: ratio, of channels, is not for bert; take at least one of " + PARTS
     ]
     assert errors(path, {"other": common | {"heads": 0.5}}, **texts) == []
+
+
+def test_a_corpus_is_for_texts_and_for_a_pass_that_reads_it(root: Path) -> None:
+    corpus = {"source": {"kind": "jsonl", "path": "more.jsonl"}, "column": "text"}
+    split = {"train": 0.6, "validation": 0.1, "calibration": 0.1, "test": 0.2}
+    prepare = {"split": split, "corpus": corpus}
+    assert errors(root / "params.yaml", {}, prepare=prepare) == [
+        "prepare.corpus: is for texts, and this task is image_classification; take it out"
+    ]
+    whole = YAML(typ="safe").load((root / "params.yaml").read_text("utf-8"))
+    news = YAML(typ="safe").load((root / "presets/news.yaml").read_text("utf-8"))
+    keys = ("init", "task", "targets")
+    base = copy.deepcopy(whole) | {key: news[key] for key in keys} | {"source": corpus["source"], "prepare": prepare}
+    base["variants"] = {"base": news["variants"]["base"]}
+    with pytest.raises(ParamsError, match=r"prepare\.corpus: no variant learns from it; add one with 'pass: pretrain'"):
+        params.check(base)
+    base["variants"] |= {"pre": {"from": "init", "pass": "pretrain", "method": LANGUAGE, "fit": LOOP}}
+    params.check(base)

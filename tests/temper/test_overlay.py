@@ -107,6 +107,17 @@ def test_the_first_source_whose_data_are_there(root: Path) -> None:
         overlay.choose_source([gone], main)
 
 
+def test_a_corpus_has_its_own_list_of_sources(root: Path) -> None:
+    (root / "beside.jsonl").touch()
+    gone, there = ({"kind": "jsonl", "path": path} for path in ("gone.jsonl", "beside.jsonl"))
+    write(root, "told", name="told", prepare={"corpus": {"source": [gone, there], "column": "text"}})
+    with pytest.raises(ParamsError, match=r"prepare\.corpus: is for texts"):  # found, and then checked
+        overlay.merged(root, root, "told")
+    write(root, "told", name="told", prepare={"corpus": {"source": [gone], "column": "text"}})
+    with pytest.raises(ParamsError, match=rf"prepare\.corpus\.source: no data are there, looked for {root}/gone"):
+        overlay.merged(root, root, "told")
+
+
 def test_a_local_checkpoint_is_that_of_the_checkout(root: Path) -> None:
     (root / "models/mine").mkdir(parents=True)
     for said, found in {
@@ -122,7 +133,13 @@ def test_a_local_checkpoint_is_that_of_the_checkout(root: Path) -> None:
 @pytest.mark.parametrize("name", overlay.names(ROOT))
 def test_every_preset_that_ships_is_sound_with_each_of_its_sources(name: str) -> None:
     whole = overlay.overlay(params.read(ROOT / "params.yaml"), params.read(overlay.find(ROOT, name)))
-    given = whole["source"]
-    for source in given if isinstance(given, list) else [given]:
-        found = {**source, "path": source["path"].removeprefix("../")} if "path" in source else source
-        params.check({**whole, "source": found})
+
+    def sources(given: Any) -> list[Any]:
+        listed = given if isinstance(given, list) else [given]
+        return [{**one, "path": one["path"].removeprefix("../")} if "path" in one else one for one in listed]
+
+    prepare, corpus = whole["prepare"], whole["prepare"].get("corpus")
+    for source in sources(whole["source"]):
+        for beside in sources(corpus["source"]) if corpus else [None]:
+            found = {**prepare, "corpus": {**corpus, "source": beside}} if beside else prepare
+            params.check({**whole, "source": source, "prepare": found})

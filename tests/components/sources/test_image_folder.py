@@ -120,7 +120,14 @@ def stages(folder: Path, tmp_path: Path) -> tuple[dict[int, str], Path]:
     validate.run(task, rules, at["raw"], at["valid"])
     shares = Split(train=0.4, validation=0.2, calibration=0.2, test=0.2)
     (tmp_path / "checkpoint.json").write_text("null")
-    prepare.run(task, Prepare(split=shares), at["valid"], tmp_path / "checkpoint.json", at["prepared"])
+    prepare.run(
+        task,
+        Prepare(split=shares),
+        at["valid"],
+        tmp_path / "checkpoint.json",
+        tmp_path / "checkpoint.json",
+        at["prepared"],
+    )
     aside = pq.read_table(at["valid"] / "quarantine.parquet")
     return dict(zip(aside["file"].to_pylist(), aside["reason"].to_pylist(), strict=True)), at["prepared"]
 
