@@ -1,6 +1,7 @@
 """A pretrained checkpoint: which one it is, whether it may be read, where it lies. Nothing in one is ever executed.
 
-A folder here, or a repository of the Hugging Face hub. Only config.json and safetensors are read of it.
+A folder here, or a repository of the Hugging Face hub. Only config.json, safetensors and the tokenizer's files of JSON
+and text are read of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from components.errors import DataError
 from components.hashing import sha256_file, sha256_known
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
+# A tokenizer: one file of all, or what transformers makes that of.
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 # Keys of a config.json that would bring in code, or weights that are none: custom classes, kernels, quantizers.
 FOREIGN = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
@@ -54,9 +57,11 @@ def fetch(identity: Mapping[str, Any]) -> Path:
 
         with _online(name):
             check_names(HfApi().list_repo_files(name, revision=identity["commit"]), name)
-            wanted = ["config.json", "tokenizer.json", *(f"*{suffix}" for suffix in WEIGHTS)]
+            wanted = ["config.json", *TOKENIZER, *(f"*{suffix}" for suffix in WEIGHTS)]
             folder = Path(snapshot_download(name, revision=identity["commit"], allow_patterns=wanted))
     check_config(folder, name)
+    if (folder / "tokenizer_config.json").exists():
+        check_config(folder, name, "tokenizer_config.json")
     check_weights(folder, name)
     return folder
 
@@ -69,7 +74,7 @@ def _read(folder: Path) -> list[Path]:
         raise DataError(
             f"checkpoint {folder}: cannot be read: {error.strerror}; correct init.model.checkpoint"
         ) from None
-    return [path for path in files if path.name in ("config.json", "tokenizer.json") or path.name.endswith(WEIGHTS)]
+    return [path for path in files if path.name in ("config.json", *TOKENIZER) or path.name.endswith(WEIGHTS)]
 
 
 def _commit(name: str) -> str:
@@ -127,24 +132,24 @@ def check_names(names: Iterable[str], where: str) -> None:
         raise DataError(f"checkpoint {where}: has no config.json; name the folder that save_pretrained() wrote")
 
 
-def check_config(folder: Path, where: str) -> None:
-    """Refuse a config.json that is damaged, or asks for code or quantized weights."""
-    path = folder / "config.json"
+def check_config(folder: Path, where: str, file: str = "config.json") -> None:
+    """Refuse a config that is damaged, or asks for code or quantized weights."""
+    path = folder / file
     try:
         if path.stat().st_size > MEGABYTE:
-            raise DataError(f"checkpoint {where}: config.json is larger than 1 MB; it is no config")
+            raise DataError(f"checkpoint {where}: {file} is larger than 1 MB; it is no config")
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"checkpoint {where}: config.json cannot be read: {error}; save or fetch it again") from None
+        raise DataError(f"checkpoint {where}: {file} cannot be read: {error}; save or fetch it again") from None
     if not isinstance(config, dict):
-        raise DataError(f"checkpoint {where}: config.json must be a mapping, got {type(config).__name__}")
+        raise DataError(f"checkpoint {where}: {file} must be a mapping, got {type(config).__name__}")
     todo: list[Any] = [config]
     while todo:
         node = todo.pop()
         for key in FOREIGN:
             if isinstance(node, dict) and node.get(key) is not None:
                 raise DataError(
-                    f"checkpoint {where}: config.json has {key}, which would bring in code or weights in another form; "
+                    f"checkpoint {where}: {file} has {key}, which would bring in code or weights in another form; "
                     "take a plain checkpoint of an architecture that transformers has itself"
                 )
         todo.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else [])

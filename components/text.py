@@ -86,6 +86,29 @@ def load(path: Path) -> Tokenizer:
         raise DataError(f"{path}: is no tokenizer: {' '.join(str(error).split())[:200]}; save it again") from None
 
 
+def of_checkpoint(folder: Path) -> Tokenizer:
+    """The tokenizer beside a checkpoint's weights: its tokenizer.json, or what transformers makes of its vocabulary.
+
+    Raises DataError if there is neither.
+    """
+    if (folder / TOKENIZER).exists():
+        return load(folder / TOKENIZER)
+    if not any((folder / name).exists() for name in ("vocab.txt", "merges.txt")):
+        raise DataError(
+            f"{folder}: has neither {TOKENIZER} nor vocab.txt or merges.txt beside its weights; where its own library "
+            "is at hand, AutoTokenizer.from_pretrained() and save_pretrained() write the first"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        made = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+        found: Tokenizer = made.backend_tokenizer
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{folder}: its vocabulary makes no tokenizer: {reason}; bring its {TOKENIZER}") from None
+    return found
+
+
 def write(tokenizer: Tokenizer, max_tokens: int, out: Path) -> Vocabulary:
     """Write tokenizer.json, which cuts to `max_tokens` and pads to the longest, below `out`.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components import labelled, text
-from components.data import TOKENIZER, Learned, Rows
+from components.data import Learned, Rows
 from components.errors import DataError
 from components.labelled import keys as keys
 from components.labelled import rule
@@ -62,7 +62,7 @@ def learn(
     elif checkpoint is None:
         raise DataError("task.tokenizer: is the checkpoint's, and init.model names none; take kind wordpiece")
     else:
-        made = text.load(checkpoint / TOKENIZER)
+        made = text.of_checkpoint(checkpoint)
     vocabulary = text.write(made, params.max_tokens, out)
 
     def encode(raw: Raw) -> dict[str, np.ndarray]:

@@ -52,3 +52,38 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tmp_path: Path) -> None:
     plain = Tokenizer(models.WordPiece({"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3}, unk_token="[UNK]"))
     with pytest.raises(DataError, match=r"no token for mask"):
         text.write(plain, 8, tmp_path)
+
+
+def test_of_an_older_checkpoint_transformers_makes_the_tokenizer(tmp_path: Path) -> None:
+    tokenizer = text.learn(lambda: [TEXTS], PARAMS)
+    pieces = sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), "utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), "utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}), "utf-8")
+    made = text.of_checkpoint(tmp_path)
+    for asked in (TEXTS[0], "Dogs ran, and a bird [MASK]"):
+        assert made.encode(asked).ids == tokenizer.encode(asked).ids
+    assert text.write(made, 8, tmp_path).size == len(pieces)
+
+
+def test_of_an_older_checkpoint_of_roberta_too(tmp_path: Path) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+
+    made = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    made.train_from_iterator(TEXTS, vocab_size=300, special_tokens=special, show_progress=False)
+    made.save_model(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"vocab.json", "merges.txt"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}), "utf-8")
+    found = text.of_checkpoint(tmp_path)
+    assert found.encode("the cat").ids == [0, *made.encode("the cat").ids, 2]
+    vocabulary = text.write(found, 8, tmp_path)
+    assert (vocabulary.start, vocabulary.padding, vocabulary.separator, vocabulary.mask) == (0, 1, 2, 4)
+
+
+@pytest.mark.parametrize("files", [[], ["spiece.model"]])
+def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path, files: list[str]) -> None:
+    for name in ["config.json", *files]:
+        (tmp_path / name).write_text(json.dumps({"model_type": "bert"}), "utf-8")
+    with pytest.raises(DataError, match=r"has neither tokenizer\.json nor vocab\.txt"):
+        text.of_checkpoint(tmp_path)

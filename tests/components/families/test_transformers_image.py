@@ -247,6 +247,10 @@ AUTO_MAP = {"AutoConfig": "custom.Config", "AutoModelForImageClassification": "c
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda folder: (folder / "config.json").write_text("[]"), "must be a mapping"),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": AUTO_MAP})),
+            "tokenizer_config.json has auto_map",
+        ),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is an adapter"),
         (truncated, "model.safetensors is damaged"),
         (edit(model_type="bert"), "is a bert, which classifies no images"),
