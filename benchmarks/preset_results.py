@@ -32,7 +32,7 @@ matrices that it kept under benchmarks/results/. Accuracy is that of the test sp
 """
 
 
-def run(preset: str, folder: Path | None) -> None:
+def run(preset: str, folder: Path | None, shared: bool) -> None:
     """`temper run --preset` in a clone of the commit that is checked out, with this checkout's environment.
 
     The seconds are those of all calls in a clone that stays in `folder`.
@@ -54,13 +54,18 @@ def run(preset: str, folder: Path | None) -> None:
         finally:
             seconds = round(time.perf_counter() - started)
             before.write_text(f"{seconds}\n", "utf-8")
-        work = clone / ".temper/presets" / preset / "work"
-        matrix = json.loads((work / "matrix/matrix.json").read_text("utf-8"))
-        matrix["changed_rows"] = []  # they show rows of the data
-        (KEPT / f"preset_{preset}.matrix.json").write_text(json.dumps(matrix, indent=2) + "\n", "utf-8")
-        decided = json.loads((work / "decision/decision.json").read_text("utf-8"))
+        keep(preset, clone, seconds, shared)
+
+
+def keep(preset: str, clone: Path, seconds: float, shared: bool) -> None:
+    """What the last run of a preset in `clone` came to. `shared`: other work ran on the machine."""
+    work = clone / ".temper/presets" / preset / "work"
+    matrix = json.loads((work / "matrix/matrix.json").read_text("utf-8"))
+    matrix["changed_rows"] = []  # they show rows of the data
+    (KEPT / f"preset_{preset}.matrix.json").write_text(json.dumps(matrix, indent=2) + "\n", "utf-8")
+    decided = json.loads((work / "decision/decision.json").read_text("utf-8"))
     winner = decided["winner"]["cell"] if decided["winner"] else None
-    told = json.dumps({"seconds": seconds, "winner": winner}, indent=2)
+    told = json.dumps({"seconds": seconds, "shared": shared, "winner": winner}, indent=2)
     (KEPT / f"preset_{preset}.json").write_text(told + "\n", "utf-8")
 
 
@@ -92,7 +97,8 @@ def against_eager(matrix: Mapping[str, Any]) -> list[str]:
 
 
 def took(told: Mapping[str, Any]) -> str:
-    return f"took {told['seconds'] / 60:.1f} minutes" if told["seconds"] else str(told["note"])
+    beside = ", with other work on the same cores while it trained" if told["shared"] else ""
+    return f"took {told['seconds'] / 60:.1f} minutes{beside}"
 
 
 def page() -> str:
@@ -119,7 +125,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*")
     parser.add_argument("--in", dest="folder", type=Path, help="where the clones stay")
+    parser.add_argument("--shared", action="store_true", help="other work runs on the machine: said with the minutes")
     given = parser.parse_args()
     for asked in given.presets:
-        run(asked, given.folder and given.folder.resolve())
+        run(asked, given.folder and given.folder.resolve(), given.shared)
     PAGE.write_text(page(), "utf-8")
