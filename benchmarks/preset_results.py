@@ -29,6 +29,9 @@ HEAD = """# Results
 
 Each table is one preset, run from a fresh clone by one command; benchmarks/preset_results.py wrote this page from the
 matrices that it kept under benchmarks/results/. Accuracy is that of the test split, which nothing was chosen on.
+
+Beside others: [training](../benchmarks/results/against_trainers.md) (Hugging Face Trainer, Lightning),
+[INT8](../benchmarks/results/against_olive.md) (Olive).
 """
 
 

@@ -11,8 +11,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components import buckets, gradual, groups, resume
+from components import buckets, first_token, gradual, groups, resume
 from components.activations import checkpointed
+from components.allocator import keep_memory
 from components.augment import for_rows
 from components.data import Rows, trimmed
 from components.errors import TrainingError
@@ -39,9 +40,19 @@ class Batch:
 Objective = Callable[[Batch], "Tensor"]
 
 
+@dataclass(frozen=True)
+class Supervised:
+    """The task's own loss on the labels: it reads the logits and nothing else of the model."""
+
+    model: Model
+    params: Fit
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.model.task.loss(self.model.logits(batch.inputs), batch.labels, self.params.loss)
+
+
 def supervised(model: Model, params: Fit) -> Objective:
-    """The task's own loss on the labels."""
-    return lambda batch: model.task.loss(model.logits(batch.inputs), batch.labels, params.loss)
+    return Supervised(model, params)
 
 
 def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
@@ -56,13 +67,13 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
 
 
 # Params to the optimizer and what it takes besides the learning rate and weight decay.
-OPTIMIZERS: dict[str, Callable[[Any], tuple[str, dict[str, Any]]]] = {
-    "adamw": lambda params: ("AdamW", {}),
-    "adam": lambda params: ("Adam", {}),
-    "sgd": lambda params: ("SGD", {"momentum": params.momentum}),
-    "nag": lambda params: ("SGD", {"momentum": params.momentum, "nesterov": True}),
+OPTIMIZERS: dict[str, Callable[[Any], tuple[str, dict[str, Any]]]] = {  # fused where torch has it: one pass over memory
+    "adamw": lambda params: ("AdamW", {"fused": True}),
+    "adam": lambda params: ("Adam", {"fused": True}),
+    "sgd": lambda params: ("SGD", {"momentum": params.momentum, "fused": True}),
+    "nag": lambda params: ("SGD", {"momentum": params.momentum, "nesterov": True, "fused": True}),
     "rmsprop": lambda params: ("RMSprop", {"momentum": params.momentum, "alpha": params.alpha}),
-    "adagrad": lambda params: ("Adagrad", {}),
+    "adagrad": lambda params: ("Adagrad", {"fused": True}),
 }
 
 
@@ -131,8 +142,9 @@ def fit(
 
     train, validation = context.rows("train"), context.rows("validation")
     inputs, labels = _tensors(train)
-    if params.precision:  # convolutions: 1.3 times as fast on a processor with AVX-512, in bf16
-        model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    keep_memory()
+    # Convolutions: 1.3 times as fast on a processor with AVX-512 in bf16, 1.15 times in fp32.
+    model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     augment = for_rows(params.augment, inputs, model.spec) if params.augment else None
     grouped, still = groups.apply(model.module, params.groups or [])
     trained = {name: p for name, p in model.module.named_parameters() if p.requires_grad}
@@ -182,7 +194,8 @@ def fit(
             for part in optimizer.param_groups:
                 part["lr"] = params.optimizer.lr * factor * part["lr_factor"]
             optimizer.zero_grad()
-            with checkpointed(model.module) if params.checkpoint_activations else nullcontext():
+            again = checkpointed(model.module) if params.checkpoint_activations else nullcontext()
+            with again, first_token.alone(model.module) if isinstance(objective, Supervised) else nullcontext():
                 parts = buckets.batches(rows, params.batch_size)
                 value = sum(backward(index, len(index) / len(rows)) for index in parts)
             if context.probe:
