@@ -1,86 +1,28 @@
 """The policy's decision, a pure function of the matrix, the policy and the champion snapshot.
 
-Feasible is a cell with status ok whose accuracy is not below that of the best cell or of the champion by more
-than the margin (the difference on the same rows; where its interval reaches across the margin the reasons say
-so) and which keeps the bounds. Among these the objective decides. By latency, cells tie that no feasible cell is
-surely faster than, paired by round: what is noisy ties, but never takes along what another cell surely beats. A
-tie goes to the champion, so that noise alone replaces nothing, then to the more accurate, the smaller and the
+Feasible is a cell with status ok that passes every gate (components/gates.py): its accuracy is not below that of the
+best cell or of the champion by more than the margin (on the same rows; where the interval reaches across the margin
+the reasons say so), and it keeps the caps and bounds. Among these the objective decides. By latency, cells tie that no
+feasible cell is surely faster than, paired by round: what is noisy ties, but never takes along what another cell surely
+beats. A tie goes to the champion, so that noise alone replaces nothing, then to the more accurate, the smaller and the
 first by name.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from components import matrix_json
+from components.gates import Check, checks
 from components.hashing import sha256_file
 from components.params import Policy
 from components.report import page
 
 Row = Mapping[str, Any]
 ARTIFACTS = ("decision.json", "report.html")  # of the pipeline's tracked run
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing the policy asks of a cell."""
-
-    rule: str  # where in params.yaml
-    passed: bool
-    words: str
-    excess: float  # by how much of the limit it is missed; 0 if passed
-
-
-def latency(row: Row, batch_size: int) -> float | None:
-    value: float | None = row["latency_ms"].get(str(batch_size))
-    return value
-
-
-def points(difference: float) -> str:
-    return f"{difference * 100:+.2f} points"
-
-
-def accuracy_checks(row: Row, matrix: Mapping[str, Any], policy: Policy) -> Iterator[Check]:
-    """Against the best cell and, where it was measured, the champion."""
-    rivals = {f"the best cell, {matrix['best']}": row["versus_best"], "the champion": row["versus_champion"]}
-    for rival, against in rivals.items():
-        if against is None:
-            continue
-        shortfall = -against["difference"] - policy.margin
-        passed = shortfall <= 1e-12  # the margin itself is allowed; it must not hang on how 1 - 0.98 rounds
-        words = f"accuracy {points(against['difference'])} [{points(against['low'])}, {points(against['high'])}]"
-        words += f" against {rival}: {'within' if passed else 'beyond'} the margin of {policy.margin * 100:g} points"
-        if against["verdict"] == "cannot tell" and passed:
-            needed = against["rows_needed"]
-            words += f"; the interval reaches beyond it, {needed or 'no number of'} test rows would settle it"
-        yield Check("policy.margin", passed, words, 0.0 if passed else shortfall / max(policy.margin, 1e-3))
-
-
-def bound_checks(row: Row, policy: Policy) -> Iterator[Check]:
-    at = f" at batch {policy.batch_size}"
-    figures = {
-        "latency_ms": (latency(row, policy.batch_size), policy.bounds.latency_ms, "ms", at),
-        "size_mb": (row["size_mb"], policy.bounds.size_mb, "MB", ""),
-    }
-    for name, (value, bound, unit, where) in figures.items():
-        if bound is not None and value is not None:
-            passed = value <= bound
-            words = f"{value:.3g} {unit}{where}: {'within' if passed else 'over'} the bound of {bound:g} {unit}"
-            yield Check(f"policy.bounds.{name}", passed, words, 0.0 if passed else value / bound - 1)
-
-
-def checks(row: Row, matrix: Mapping[str, Any], policy: Policy) -> list[Check]:
-    """Everything the policy has to say of one cell; never empty."""
-    if row["status"] != "ok":
-        return [Check("status", False, f"{row['status']}: {row['reason']}", float("inf"))]
-    if not row["digest"] or row["accuracy"] is None or latency(row, policy.batch_size) is None:
-        words = f"no build, accuracy or latency at batch {policy.batch_size} was measured"
-        return [Check("status", False, words, float("inf"))]
-    return [*accuracy_checks(row, matrix, policy), *bound_checks(row, policy)]
 
 
 def ties(feasible: list[Row], policy: Policy) -> list[Row]:
@@ -158,8 +100,8 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
     rows: dict[str, Row] = {row["cell"]: row for row in matrix["cells"]}
     made = {cell: checks(row, matrix, policy) for cell, row in rows.items()}
     for cell, row in rows.items():
-        if row["digest"] and row["digest"] == champion.get("rolled_back"):
-            words = "this very build was rolled back; `temper promote --again` is the way to bring it back"
+        if row["digest"] and row["digest"] in (champion.get("rolled_back") or ()):
+            words = "this very build was rolled back; `temper rollback` to its version brings it back"
             made[cell] = [*made[cell], Check("status", False, words, float("inf"))]
     feasible = [row for cell, row in rows.items() if all(check.passed for check in made[cell])]
     missed = {cell: made[cell] for cell in made if any(not check.passed for check in made[cell])}
@@ -211,6 +153,7 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
             cell: {
                 "feasible": cell not in missed,
                 "misses": misses(made[cell]),
+                "gates": [{"rule": gate.rule, "passed": gate.passed, "words": gate.words} for gate in made[cell]],
                 "reasons": [*(check.words for check in made[cell]), *slower.get(cell, [])],
             }
             for cell in rows

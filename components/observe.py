@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from components import checkpoint, failures, host, registry
+from components import checkpoint, failures, host, move, registry
 from components.errors import DataError
 from components.hashing import code_sha256, fingerprint, sha256_file
 from components.sources import SOURCES
@@ -92,17 +92,11 @@ def champion(name: str, earlier: dict[str, Any] | None, same_inputs: bool) -> di
     of before stays, or every promotion would wake `champion`, `compare` and `decide` once more. Once
     something has changed, and after a rollback or a promotion from elsewhere, it is what the registry says.
     """
-    registered = registry.registered(name)
-    number = registered.aliases.get("champion")
-    current = registry.version(name, number) if number is not None else None
+    current = registry.champion(name)
     if current is None:
         return NO_CHAMPION
     if earlier and same_inputs and current.digest and current.digest == decided_digest():
         return earlier
-    # The alias is below the version that a decision last put it on: somebody went back. That build must
-    # not win again by itself.
-    last = registered.promoted
-    gone = registry.version(name, last) if last is not None and last > current.version else None
     row = json.loads(current.tags.get("matrix_row", "{}"))
     return {
         "version": current.version,
@@ -111,7 +105,7 @@ def champion(name: str, earlier: dict[str, Any] | None, same_inputs: bool) -> di
         "source": current.source,
         "data_sha256": current.tags.get("data.sha256"),
         "metrics": {key: row.get(key) for key in ("accuracy", "worst_class_accuracy", "latency_ms", "size_mb")},
-        "rolled_back": gone.digest if gone else None,
+        "rolled_back": move.out(name),
     }
 
 

@@ -1,26 +1,25 @@
 """promote: applies the decision. Registers the winning build and moves the alias `champion` to it.
 
-Not a cached result: safe to repeat, quick when there is nothing to do. Order makes it safe to kill: the files,
-the version (with its digest), the journal's line aside, the alias, the mark that a decision put it there, the
-journal; the next call goes on where this one stopped. `dvc repro`'s last stage, the flow and `temper promote`
-all call `apply`.
+Not a cached result: safe to repeat, quick when there is nothing to do. Order makes it safe to kill: the files, the
+version (with its digest), the proof that it answers, the alias `challenger`, the journal's line, the other aliases; the
+next call goes on where this one stopped. `dvc repro`'s last stage, the flow and `temper promote` all call `apply`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import failures, record, registry, tracking
+from components import failures, move, record, registry, smoke, tracking
 from components.errors import TemperError
-from components.hashing import fingerprint, sha256_tree
+from components.hashing import fingerprint, sha256_file, sha256_tree
 
 log = logging.getLogger("temper")
 
@@ -31,12 +30,14 @@ NO_LICENCE = (
 )
 
 
-def run(name: str, decision: Path, builds: Path, engines: Path, matrix: Path, data: Path) -> dict[str, float]:
+def run(
+    name: str, decision: Path, builds: Path, engines: Path, predictions: Path, matrix: Path, data: Path
+) -> dict[str, float]:
     """Ends with an error if a cell failed: the run is red, though what could be decided was."""
     decided = json.loads((decision / "decision.json").read_text("utf-8"))
     status = "FAILED"
     try:
-        log.info("%s", apply(name, decided, builds, engines, matrix, data))
+        log.info("%s", apply(name, decided, builds, engines, predictions, matrix, data))
         if decided["failed"]:
             raise TemperError(f"{len(decided['failed'])} failed: {_causes(decided['failed'], matrix)}")
         status = "FINISHED"
@@ -84,6 +85,7 @@ def apply(
     decision: Mapping[str, Any],
     builds: Path,
     engines: Path,
+    predictions: Path,
     matrix: Path,
     data: Path,
     dry_run: bool = False,
@@ -97,9 +99,8 @@ def apply(
     Raises TemperError if the champion is not the one that the decision was made against.
     """
     tracking.drain()
-    if _aside().exists():
-        with tracking.lock("registry"):
-            _finish_journal()
+    if finished := move.finish(name):
+        log.info("%s", finished)
     winner = decision["winner"]
     if winner is None:
         return "nothing to do: no cell meets the policy" + (
@@ -117,50 +118,55 @@ def apply(
         )
     if not by_hand and (left := _of_experiment(decision)):
         return left
+    evidence = _evidence(decision, matrix)
     with tracking.lock("registry"):
-        _finish_journal()
         # Asked again: another workspace may have promoted while this one waited.
         if done := _nothing_to_do(name, winner, again):
             return done
-        current = registry.champion(name)
-        based_on = decision["champion"].get("version")
-        if (current.version if current else None) != based_on and not (current and current.digest == winner["digest"]):
-            raise TemperError(
-                f"the champion of {name} is {_called(current.version if current else None)}, but this decision was "
-                f"made against {_called(based_on)}: something else was promoted meanwhile; run the pipeline again "
-                f"to compare with it"
-            )
-        version = registry.with_digest(name, winner["digest"])
-        number = version.version if version else _register(name, winner, builds, engines, matrix, data)
-        if current is None or current.version != number:
-            _begin_journal(name, number, current, winner)
-        tracking.move_alias(name, number, current.version if current else None)
-        _finish_journal()
-    return f"version {number} of {name} is the champion now: {winner['cell']}, before it {_called(based_on)}"
+        current, based_on = registry.registered(name).aliases.get("champion"), decision["champion"].get("version")
+        if current != based_on:
+            raise move.stale(name, current, based_on)
+        known = registry.with_digest(name, winner["digest"])
+        number = known.version if known else _register(name, winner, builds, engines, matrix, data)
+        cell = Path(winner["variant"], winner["target"])
+        evidence |= smoke.challenger(name, number, predictions / cell, data)
+        move.champion(name, number, based_on, "promote", decision.get("reason", ""), evidence)
+    return f"version {number} of {name} is the champion now: {winner['cell']}, before it {move.called(based_on)}"
+
+
+def _evidence(decision: Mapping[str, Any], matrix: Path) -> dict[str, Any]:
+    """What the journal keeps of why. Raises TemperError for a decision that does not bear out its winner."""
+    file, cell = matrix / "matrix.json", decision["winner"]["cell"]
+    sha256 = sha256_file(file)
+    if decision.get("matrix_sha256") != sha256:
+        raise TemperError(f"the decision was not made of {file} as it is now; `dvc repro decide` decides anew")
+    if not decision["cells"].get(cell, {}).get("feasible"):
+        raise TemperError(
+            f"the decision names {cell}, which by its own words does not meet the policy: it was changed by hand; "
+            f"`dvc repro decide` decides anew"
+        )
+    return {
+        **decision["winner"],
+        "matrix_sha256": sha256,
+        "decision_sha256": hashlib.sha256((json.dumps(decision, indent=2) + "\n").encode()).hexdigest(),
+        "data_sha256": json.loads(file.read_text("utf-8")).get("data_sha256"),
+        "pipeline_run": record.pipeline_run(),
+    }
 
 
 def _nothing_to_do(name: str, winner: Mapping[str, Any], again: bool) -> str | None:
-    registered = registry.registered(name)
-    number = registered.aliases.get("champion")
-    current = registry.version(name, number) if number is not None else None
+    current = registry.champion(name)
     if current is None:
         return None
-    # A mark below the alias: killed between the two, so go on. Above it: somebody went back to this one.
-    if current.digest == winner["digest"] and (registered.promoted or 0) >= current.version:
+    if current.digest == winner["digest"]:
         return f"nothing to do: {winner['cell']} is version {current.version} of {name}, the champion"
-    last = registered.promoted
-    if not again and last is not None and last > current.version:
-        gone = registry.version(name, last)
-        if gone and gone.digest == winner["digest"]:
-            return (
-                f"nothing to do: {winner['cell']} is version {last} of {name}, which was rolled back to "
-                f"version {current.version}; `temper promote --again` brings it back"
-            )
+    if not again and winner["digest"] in move.out(name):
+        gone = registry.with_digest(name, winner["digest"])
+        return (
+            f"nothing to do: {winner['cell']} is {move.called(gone.version if gone else None)} of {name}, which was "
+            f"rolled back; the champion is version {current.version}; `temper promote --again` brings it back"
+        )
     return None
-
-
-def _called(version: int | None) -> str:
-    return "none" if version is None else f"version {version}"
 
 
 def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path, matrix: Path, data: Path) -> int:
@@ -256,41 +262,3 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
-
-
-def _aside() -> Path:
-    """The journal's next line, from before the alias moves until it is journalled."""
-    return registry.mlruns() / "promoting.json"
-
-
-def _begin_journal(name: str, number: int, before: registry.Version | None, winner: Mapping[str, Any]) -> None:
-    """Say who is about to move the champion, when, from, to, on what evidence; the caller holds the lock."""
-    import getpass
-    import socket
-
-    line = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "who": getpass.getuser(),
-        "host": socket.gethostname(),
-        "model": name,
-        "from": before.version if before else None,
-        "to": number,
-        "evidence": {**winner, "pipeline_run": record.pipeline_run()},
-    }
-    unfinished = _aside().with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(line) + "\n", "utf-8")
-    unfinished.replace(_aside())
-
-
-def _finish_journal() -> None:
-    """Append what was begun to mlruns/promotions.jsonl if the champion did move; the caller holds the lock."""
-    aside, journal = _aside(), registry.mlruns() / "promotions.jsonl"
-    if not aside.exists():
-        return
-    text = aside.read_text("utf-8")
-    line = json.loads(text)
-    journalled = journal.read_text("utf-8").splitlines(keepends=True)[-1:] if journal.exists() else []
-    if registry.registered(line["model"]).aliases.get("champion") == line["to"] and journalled != [text]:
-        with journal.open("a", encoding="utf-8") as file:
-            file.write(text)
-    aside.unlink()

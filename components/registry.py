@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from components.errors import TemperError
 
-PROMOTED = "temper.promoted"  # tag of the registered model: the version that a decision last made champion
+JOURNALLED = "temper.journalled"  # tag of the registered model: number and sha256 of the journal's line it is at
 SERVER_TIMEOUT_S = 5.0
 
 
@@ -33,6 +33,11 @@ def root() -> Path:
 
 def mlruns() -> Path:
     return root() / "mlruns"
+
+
+def beside() -> Path:
+    """Where what belongs to the store is kept on this machine: journal and locks."""
+    return file.parent if (file := database()) else mlruns()
 
 
 def address() -> str:
@@ -83,10 +88,10 @@ class Registered:
     tags: Mapping[str, str]
 
     @property
-    def promoted(self) -> int | None:
-        """The version that a decision last made champion; the alias is lower after a rollback."""
-        value = self.tags.get(PROMOTED, "")
-        return int(value) if value.isdigit() else None
+    def journalled(self) -> str | None:
+        """The line of the journal whose move was last carried out, as `journal.Line.mark`."""
+        value = self.tags.get(JOURNALLED, "")
+        return value if value.partition(" ")[0].isdigit() else None
 
 
 def registered(name: str) -> Registered:
@@ -119,6 +124,23 @@ def version(name: str, number: int) -> Version | None:
     )
     tags = _query(file, "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", name, number)
     return Version(number, _own(rows[0][0]), dict(tags)) if rows else None
+
+
+def versions(name: str) -> list[Version]:
+    """All versions that were not deleted, oldest first."""
+    if (file := database()) is None:
+        found, token = [], ""
+        while True:
+            page = {"page_token": token} if token else {}
+            quoted = name.replace("'", "")
+            answer = _get("model-versions/search", filter=f"name = '{quoted}'", max_results=1000, **page)
+            entries = answer.get("model_versions", [])
+            found += [Version(int(entry["version"]), entry.get("source", ""), _tags(entry)) for entry in entries]
+            if not (token := answer.get("next_page_token", "")):
+                return sorted(found, key=lambda entry: entry.version)
+    sql = "SELECT version FROM model_versions WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version"
+    listed = (version(name, int(row[0])) for row in _query(file, sql, name))
+    return [entry for entry in listed if entry is not None]
 
 
 def champion(name: str) -> Version | None:

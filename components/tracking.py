@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,9 @@ SETTINGS = host.QUIET | {
 
 @contextlib.contextmanager
 def lock(name: str = "store") -> Iterator[None]:
-    """Hold mlruns/<name>.lock, shared by all worktrees that track to this root."""
-    registry.mlruns().mkdir(parents=True, exist_ok=True)
-    with (registry.mlruns() / f"{name}.lock").open("w") as file:
+    """Hold <name>.lock beside the store, shared by all worktrees that track to this root."""
+    registry.beside().mkdir(parents=True, exist_ok=True)
+    with (registry.beside() / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -293,19 +294,68 @@ def check_files(folder: Path, loader: Path) -> None:
             raise TemperError(f"{path.name}: must not be in a registered model; it holds data and Temper's loader only")
 
 
-def move_alias(name: str, number: int, before: int | None) -> None:
-    """Make a version the champion and the one before it `previous`; the caller holds the registry's lock."""
-    tracker = client()
-    going_back = before is not None and number < before
+def set_aliases(name: str, champion: int, previous: int | None, mark: str) -> None:
+    """Make a version the champion, and tag the model with the journal's line that said so, last of all.
+
+    In an order in which at no time `previous` is the champion; a version that becomes it is no challenger any more.
+    """
+    tracker, found = client(), registry.registered(name)
     with plainly():
-        if before is not None and before != number:
-            tracker.set_registered_model_alias(name, "previous", str(before))
-        # A mark above the alias means that it was rolled back: a kill between the two must not look like that.
-        if going_back:
-            tracker.set_registered_model_tag(name, registry.PROMOTED, str(number))
-        tracker.set_registered_model_alias(name, "champion", str(number))
-        if not going_back:
-            tracker.set_registered_model_tag(name, registry.PROMOTED, str(number))
+        if "previous" in found.aliases and (previous is None or found.aliases["previous"] == champion):
+            tracker.delete_registered_model_alias(name, "previous")
+        if found.aliases.get("champion") != champion:
+            tracker.set_registered_model_alias(name, "champion", str(champion))
+        if previous is not None and found.aliases.get("previous") != previous:
+            tracker.set_registered_model_alias(name, "previous", str(previous))
+        if found.aliases.get("challenger") == champion:
+            tracker.delete_registered_model_alias(name, "challenger")
+        tracker.set_registered_model_tag(name, registry.JOURNALLED, mark)
+
+
+def challenge(name: str, number: int) -> None:
+    """Give a version that was proved the alias `challenger`."""
+    tracker = client()
+    with plainly():
+        tracker.set_registered_model_alias(name, "challenger", str(number))
+
+
+def tag_version(name: str, number: int, tags: Mapping[str, str]) -> None:
+    tracker = client()
+    with plainly():
+        for key, value in tags.items():
+            tracker.set_model_version_tag(name, str(number), key, value)
+
+
+def keep(name: str, number: int, folder: Path) -> str:
+    """Keep a folder with the run that registered a version; returns its address."""
+    version = registry.version(name, number)
+    run_id = (version.tags.get("matrix", "") if version else "").removeprefix("runs:/").partition("/")[0]
+    tracker = client()
+    with plainly():
+        tracker.log_artifacts(run_id, str(folder), f"{EVIDENCE}/{folder.name}")
+    return f"runs:/{run_id}/{EVIDENCE}/{folder.name}"
+
+
+def journal(name: str, tags: Mapping[str, str], about: str) -> int:
+    """Add a version without files to the registered model `name` of a server; returns the number it got.
+
+    A version must point into a run: that is one of kind `journal`, in an experiment of the same name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    tracker = client()
+    with plainly():
+        for make in (tracker.create_registered_model, partial(Experiment, tracker)):
+            try:
+                make(name)
+            except MlflowException as error:  # of two that make it at once, the later
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        experiment = Experiment(tracker, name)
+        run_id = experiment.find("kind", "journal") or experiment.create("journal", {"kind": "journal"}, None)
+        source = f"{tracker.get_run(run_id).info.artifact_uri}/journal"
+        made = tracker.create_model_version(name, source, run_id, dict(tags), description=about)
+        return int(made.version)
 
 
 def download(source: str, to: Path) -> Path:

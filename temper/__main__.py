@@ -21,6 +21,7 @@ app = typer.Typer(
         "  [cyan]temper doctor[/cyan]   what this machine can do\n\n"
         "  [cyan]temper run[/cyan]      run what is stale; the second time says so in seconds\n\n"
         "  [cyan]temper matrix[/cyan]   every variant x target: accuracy, size, latency, verdict\n\n"
+        "  [cyan]temper history[/cyan]  what was champion when, and why; [cyan]temper rollback[/cyan] goes back\n\n"
         "  [cyan]temper preset[/cyan]   other data sets and models, beside this one\n\n"
         "  [cyan]temper ui[/cyan]       the tracked runs in MLflow\n\n"
         "Then edit params.yaml (say, variants.pruned.ratio), see what that touches with [cyan]temper status[/cyan], "
@@ -108,6 +109,61 @@ def promote(
         from temper.promote import promote as command
 
         command(dry_run, again)
+
+
+@app.command()
+def rollback(
+    version: Annotated[
+        int | None, typer.Argument(min=1, help="Left out: the champion before, along the journal.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; the journal keeps it.")] = "",
+    preset: Preset = None,
+) -> None:
+    """Make an earlier champion the champion again, after proving that it loads and answers as it did.
+
+    Needs no data and no run. A second rollback goes one champion further back. What was rolled back stays out, however
+    good its figures, until `temper promote --again` or a rollback to it.
+    """
+    with reported():
+        enter(preset, fresh=False)
+        from temper.rollback import rollback as command
+
+        command(version, reason)
+
+
+@app.command()
+def history(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The journal's lines as they stand, of all models, oldest first.")
+    ] = False,
+    at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="What was champion then: 2026-11-01T12:00, UTC.")
+    ] = None,
+    preset: Preset = None,
+) -> None:
+    """Every move of the champion, newest first: when, what, from, to, who, why.
+
+    Exit code 1 if the journal is broken, or the aliases are not as it says. Each line holds the sha256 of the line
+    before it, so a line that was changed, removed or moved shows.
+    """
+    with reported():
+        enter(preset, fresh=False)
+        from temper.history import history as command
+
+        command(as_json, at)
+
+
+@app.command()
+def show(
+    version: Annotated[str, typer.Argument(help="A number, or an alias: champion, previous, challenger.")] = "champion",
+    preset: Preset = None,
+) -> None:
+    """All that is known of a registered version: what it is now, what was measured, what made it, its promotions."""
+    with reported():
+        enter(preset, fresh=False)
+        from temper.show import show as command
+
+        command(version)
 
 
 @app.command()

@@ -42,7 +42,7 @@ class Finding:
 
 def doctor() -> int:
     """Print every finding; 1 if one is a failure."""
-    findings = [*interpreter(), *packages(), *programs(), *hardware(), *workspace(), *servers()]
+    findings = [*interpreter(), *packages(), *programs(), *hardware(), *workspace(), *servers(), *promotions()]
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -253,6 +253,27 @@ def servers() -> Iterator[Finding]:
             probe.bind(("127.0.0.1", 5000))
         except OSError:
             yield Finding("note", "port 5000", "taken", "temper ui --port 5001")
+
+
+def promotions() -> Iterator[Finding]:
+    """Journal, aliases and the files behind them, of the model that params.yaml names."""
+    from components import params, registry
+    from components.errors import TemperError
+    from components.rollback import troubles
+
+    try:
+        name = params.load().name
+        wrong = list(troubles(name))
+        champion = registry.registered(name).aliases.get("champion")
+    except (TemperError, OSError) as error:
+        yield Finding("warn", "promotions", f"cannot be checked: {' '.join(str(error).split())[:200]}")
+        return
+    for what, remedy in wrong:
+        yield Finding("warn", "promotions", what, remedy)
+    if not wrong:
+        yield Finding(
+            "ok", "promotions", f"{name}: " + (f"version {champion} is the champion" if champion else "none yet")
+        )
 
 
 def _reachable(variable: str, title: str, name: str, port: int) -> Finding:

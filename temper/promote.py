@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from components import gates as gates_of
 from components import params
 from components.errors import TemperError
 from flows import dvc, snapshot
@@ -43,18 +46,36 @@ def promote(dry_run: bool, again: bool) -> None:
             decision,
             work / "builds",
             work / "engines",
+            work / "predictions",
             work / "matrix",
             work / "data/prepared",
             dry_run=dry_run,
             again=again,
             by_hand=True,
         )
-    console = Console()
     if dry_run:
-        for cell, judged in decision["cells"].items():
-            mark, style = ("may be promoted", "green") if judged["feasible"] else ("may not", "yellow")
-            console.print(Text.assemble((cell, "bold"), ": ", (mark, style)))
-            for reason in judged["reasons"]:
-                console.print(Text(f"    {reason}", style="dim"), soft_wrap=True)
-        console.print(Text(f"decision: {decision['reason']}"), soft_wrap=True)
-    console.print(Text(said), soft_wrap=True)
+        explain(decision)
+    Console().print(Text(said), soft_wrap=True)
+
+
+def explain(decision: Mapping[str, Any]) -> None:
+    """Each gate of each cell, what was found and whether it passed; then what no gate asks, and the decision."""
+    console = Console()
+    chosen = (decision.get("winner") or {}).get("cell")
+    for cell, judged in decision["cells"].items():
+        mark, style = ("may be promoted", "green") if judged["feasible"] else ("may not", "yellow")
+        star = " ★ chosen" if cell == chosen else ""
+        console.print(Text.assemble((cell, "bold"), ": ", (mark, style), (star, "bold green")))
+        gates = judged.get("gates", [])
+        for gate in gates:
+            told = ("✓", "green") if gate["passed"] else ("✗", "red")
+            rule = gate["rule"].removeprefix("policy.")
+            console.print(Text.assemble("  ", told, f" {rule:<22} ", (gate["words"], "dim")), soft_wrap=True)
+        for reason in judged["reasons"][len(gates) :]:
+            console.print(Text(f"    {reason}", style="dim"), soft_wrap=True)
+    if "policy" in decision and (open_gates := gates_of.unasked(decision["policy"])):
+        console.print(Text(f"not asked (null in params.yaml): {', '.join(open_gates)}", style="dim"), soft_wrap=True)
+    champion = decision["champion"]
+    if champion.get("version") is not None:
+        console.print(f"champion: version {champion['version']}, asked the same test rows", highlight=False)
+    console.print(Text(f"decision: {decision['reason']}"), soft_wrap=True)

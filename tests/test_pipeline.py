@@ -191,6 +191,24 @@ def test_an_experiment_never_moves_the_registry_nor_does_the_run_after_it(plain:
     plain("dvc", "checkout", "-q")
 
 
+def test_back_and_forth_in_one_command_each(plain: Workspace) -> None:
+    """After the experiment's promotion, which a real smoke test let pass; without work/, as after a clone."""
+    lines = [json.loads(line) for line in plain("temper", "history", "--json").splitlines()]
+    assert [(line["from"], line["to"]) for line in lines] == [(None, 1), (1, 2)]
+    assert all(line["evidence"]["smoke"].startswith("passed: 32 rows") for line in lines)
+    (plain.folder / "work").rename(plain.folder / "aside")
+    try:
+        said = plain("temper", "rollback", "--reason", "worse at night")
+    finally:
+        (plain.folder / "aside").rename(plain.folder / "work")
+    assert "is the champion again, before it version 2; it answered the rows kept with it first" in said
+    assert plain.registry() == (2, 1)
+    assert "no earlier champion" in plain("temper", "rollback", "--reason", "again", code=1)
+    assert "rolled back" in plain("temper", "show", "2")
+    plain("temper", "rollback", "2", "--reason", "it was the lamp")
+    assert plain.registry() == (2, 2)
+
+
 def test_a_fault_in_one_cell_costs_one_cell(plain: Workspace, tmp_path: Path) -> None:
     """A planted exception: the rest is measured, the run is red, and only that cell is done again."""
     plant = tmp_path / "plant"

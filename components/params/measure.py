@@ -32,16 +32,34 @@ class Compare(Section):
     resamples: Annotated[int, Field(ge=100, le=1_000_000)]
 
 
-class Bounds(Section):
-    """What a cell may cost at most; null is no bound."""
+class BatchBound(Section):
+    batch_size: Count  # one of benchmark.batch_sizes
+    latency_ms: Positive
 
-    latency_ms: Positive | None
+
+class Bounds(Section):
+    """What a cell may cost at most; null or left out is no bound."""
+
+    latency_ms: Positive | None  # median of a call at policy.batch_size
     size_mb: Positive | None
+    memory_mb: Positive | None = None  # peak over loading and a call at each of benchmark.batch_sizes
+    batches: list[BatchBound] = Field(default_factory=list)  # latency at other batch sizes
+
+
+class Caps(Section):
+    """What may get worse, against the reference and the champion; null or left out is no cap."""
+
+    flips: Share | None = None  # of the test rows: right before, now wrong
+    worst_class_drop: Share | None = None  # accuracy of the class that lost most
+    ece: Share | None = None  # calibration error of the cell itself
 
 
 class Policy(Section):
     metric: Literal["accuracy"]
     margin: Share  # a cell may be worse than the best and than the champion by at most this
+    confidence: OpenShare | None = None  # at which the interval too must keep the margin; null: the difference alone
     batch_size: Count  # at which latency is bounded and minimised
+    caps: Caps | None = None
     bounds: Bounds
+    integer_share: Share | None = None  # of multiply-adds in integer kernels, by the INT8 certificate that it requires
     objective: Literal["latency_ms", "size_mb", "accuracy"]

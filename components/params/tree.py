@@ -208,3 +208,9 @@ def errors(params: Params) -> Iterator[str]:
             f"policy.batch_size: {params.policy.batch_size} is not measured; "
             f"choose one of benchmark.batch_sizes {params.benchmark.batch_sizes} or add it there"
         )
+    for number, bound in enumerate(params.policy.bounds.batches):
+        if bound.batch_size not in params.benchmark.batch_sizes:
+            yield (
+                f"policy.bounds.batches.{number}.batch_size: {bound.batch_size} is not measured; "
+                f"choose one of benchmark.batch_sizes {params.benchmark.batch_sizes} or add it there"
+            )

@@ -163,16 +163,22 @@ def parity(found: Mapping[str, Any] | None) -> str:
 
 def policy_words(decision: Mapping[str, Any]) -> str:
     policy = decision["policy"]
-    units = {"latency_ms": ("latency", "ms"), "size_mb": ("size", "MB")}
-    bounds = [
-        f"{units[name][0]} at most {bound:g} {units[name][1]}"
-        for name, bound in policy["bounds"].items()
-        if bound is not None
+    caps, bounds = policy.get("caps") or {}, policy["bounds"]
+    asked = [
+        (caps.get("flips"), "at most {:.2%} of the rows right before and now wrong"),
+        (caps.get("worst_class_drop"), "no class worse by more than {:.2%}"),
+        (caps.get("ece"), "calibration error at most {:g}"),
+        (bounds["latency_ms"], "latency at most {:g} ms"),
+        (bounds["size_mb"], "size at most {:g} MB"),
+        (bounds.get("memory_mb"), "memory at most {:g} MB"),
+        *((one["latency_ms"], f"at batch {one['batch_size']} {{:g}} ms") for one in bounds.get("batches", [])),
+        (policy.get("integer_share"), "an INT8 certificate of at least {:.1%}"),
     ]
+    limits = ", ".join(words.format(limit) for limit, words in asked if limit is not None)
+    sure = f" with {policy['confidence']:.0%} confidence" if policy.get("confidence") is not None else ""
     return (
-        f"The policy: {policy['metric']} at most {policy['margin'] * 100:g} points below the best cell and the "
-        f"champion; {', '.join(bounds) or 'no bounds'}; then the best {policy['objective']} at batch "
-        f"{policy['batch_size']}."
+        f"The policy: {policy['metric']}{sure} at most {policy['margin'] * 100:g} points below the best cell and the "
+        f"champion; {limits or 'no bounds'}; then the best {policy['objective']} at batch {policy['batch_size']}."
     )
 
 

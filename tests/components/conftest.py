@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -50,6 +51,44 @@ def tracked(workspace: Path, empty_store: Path) -> Path:
     (workspace / "mlruns").mkdir()
     shutil.copy(empty_store, workspace / "mlruns" / "mlflow.db")
     return workspace
+
+
+@pytest.fixture
+def no_smoke(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions are taken to answer: the process that asks them takes seconds, and test_smoke.py sees to it."""
+    from components import smoke, tracking
+
+    def passed(name: str, number: int, *_: Any) -> dict[str, Any]:
+        tracking.challenge(name, number)
+        return {"package_sha256": None, "smoke": "passed"}
+
+    monkeypatch.setattr(smoke, "challenger", passed)
+
+
+@pytest.fixture(scope="session")
+def shipped(prepared_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with random weights as an ONNX build, with its tokenizer."""
+    import torch
+
+    from components import assemble, build, graph, runtime
+    from components.data import Spec, read_rows
+    from components.params import Bert, OnnxFp32
+    from components.targets import TARGETS
+
+    config = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "initializer_range": 0.5,
+    }
+    torch.manual_seed(0)
+    folder, wanted, spec = tmp_path_factory.mktemp("shipped"), OnnxFp32(kind="onnx_fp32"), Spec.read(prepared_texts)
+    model = assemble.create(Bert(family="bert", architecture="bert", config=config), spec)
+    build.export(model, read_rows(prepared_texts, "validation", spec).inputs, folder / "export.onnx")
+    figures = TARGETS["onnx_fp32"].run(folder / "export.onnx", wanted, graph.context(prepared_texts, 1, folder), folder)
+    runtime.ship(wanted, folder, prepared_texts, figures)
+    return folder
 
 
 @pytest.fixture
@@ -133,7 +172,10 @@ def decide() -> Callable[..., dict[str, Any]]:
         }
         for name, value in (("matrix", matrix), ("decision", decision)):
             Path("work", name).mkdir(parents=True, exist_ok=True)
-            Path("work", name, f"{name}.json").write_text(json.dumps(value), "utf-8")
+            text = json.dumps(value, indent=2) + "\n"
+            Path("work", name, f"{name}.json").write_text(text, "utf-8")
+            if name == "matrix":
+                decision["matrix_sha256"] = hashlib.sha256(text.encode()).hexdigest()
         Path("work/data/prepared").mkdir(parents=True, exist_ok=True)
         Path("work/data/prepared/spec.json").write_text("{}", "utf-8")
         return decision

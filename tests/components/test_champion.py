@@ -15,10 +15,16 @@ OUT = Path("work/champion")
 
 
 @pytest.fixture
-def known(tracked: Path, make_build: Callable[..., str], decide: Callable[..., Any]) -> dict[str, Any]:
+def known(tracked: Path, no_smoke: None, make_build: Callable[..., str], decide: Callable[..., Any]) -> dict[str, Any]:
     decision = decide("base/fp32", make_build("base", "fp32"))
     promote.apply(
-        "digits", decision, Path("work/builds"), Path("work/engines"), Path("work/matrix"), Path("work/data/prepared")
+        "digits",
+        decision,
+        Path("work/builds"),
+        Path("work/engines"),
+        Path("work/predictions"),
+        Path("work/matrix"),
+        Path("work/data/prepared"),
     )
     OUT.mkdir()
     return observe.champion("digits", None, same_inputs=False)

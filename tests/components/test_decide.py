@@ -22,7 +22,8 @@ NOBODY: dict[str, Any] = {"version": None, "digest": None}
 
 
 def policy(**changes: Any) -> Policy:
-    bounds = Bounds(latency_ms=changes.pop("latency_ms", None), size_mb=changes.pop("size_mb", None))
+    named = {name: changes.pop(name) for name in ("latency_ms", "size_mb", "memory_mb", "batches") if name in changes}
+    bounds = Bounds(**{"latency_ms": None, "size_mb": None, **named})
     plain = {"metric": "accuracy", "margin": 0.02, "batch_size": 1, "objective": "latency_ms"}
     return Policy(bounds=bounds, **{**plain, **changes})
 
@@ -200,7 +201,7 @@ def test_the_decision_never_contradicts_the_table(seed: int, takes: list[float],
 
 def test_a_build_that_was_rolled_back_does_not_come_back_by_itself() -> None:
     rows = matrix(row("base/fp32"), row("base/int8", latency_ms=0.5))
-    made = decide(rows, policy(), {"version": 1, "digest": "sha-base/fp32", "rolled_back": "sha-base/int8"})
+    made = decide(rows, policy(), {"version": 1, "digest": "sha-base/fp32", "rolled_back": ["sha-base/int8"]})
     assert made["action"] == "keep"
     assert "rolled back" in made["cells"]["base/int8"]["reasons"][-1]
 

@@ -7,34 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from components import assemble, build, graph, runtime, text
+from components import runtime, text
 from components.champion import asked
 from components.data import TOKENIZER, Spec, read_rows
 from components.loader import Build
-from components.params import Bert, OnnxFp32
-from components.targets import TARGETS
 
-CONFIG = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "initializer_range": 0.5,
-}
 TEXTS = ["the goal of the team", "a bank and the market and more of the same and so on then", "rain"]
-
-
-@pytest.fixture(scope="module")
-def shipped(prepared_texts: Path, text_spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder, wanted = tmp_path_factory.mktemp("shipped"), OnnxFp32(kind="onnx_fp32")
-    model = assemble.create(Bert(family="bert", architecture="bert", config=CONFIG), text_spec)
-    build.export(model, read_rows(prepared_texts, "validation", text_spec).inputs, folder / "export.onnx")
-    figures = TARGETS["onnx_fp32"].run(folder / "export.onnx", wanted, graph.context(prepared_texts, 1, folder), folder)
-    runtime.ship(wanted, folder, prepared_texts, figures)
-    return folder
 
 
 def opened(folder: Path) -> Build:

@@ -20,7 +20,7 @@ OUT = Path("work/observed")
 
 
 @pytest.fixture
-def look(tracked: Path) -> Callable[[], str]:
+def look(tracked: Path, no_smoke: None) -> Callable[[], str]:
     """look(): run observe as the stage does; returns one hash over all that it wrote."""
     from components import params
 
@@ -40,7 +40,13 @@ def look(tracked: Path) -> Callable[[], str]:
 
 def apply(decision: dict[str, Any]) -> None:
     promote.apply(
-        "digits", decision, Path("work/builds"), Path("work/engines"), Path("work/matrix"), Path("work/data/prepared")
+        "digits",
+        decision,
+        Path("work/builds"),
+        Path("work/engines"),
+        Path("work/predictions"),
+        Path("work/matrix"),
+        Path("work/data/prepared"),
     )
 
 
@@ -71,7 +77,7 @@ def test_own_promotion_is_no_news_rollback_is(
     client.set_registered_model_alias("digits", "champion", "1")  # as the MLflow UI does
     rolled_back = look()
     assert rolled_back != before
-    assert (champion()["version"], champion()["rolled_back"]) == (1, two)
+    assert (champion()["version"], champion()["rolled_back"]) == (1, [two])
     assert look() == rolled_back, "and once seen it is no news any more"
 
 
@@ -87,7 +93,7 @@ def test_promotion_from_elsewhere_is_news(
     apply(decide("lora/fp32", theirs, known))
     Path("work/decision/decision.json").write_text(json.dumps(mine), "utf-8")  # this workspace decided otherwise
     assert look() != before
-    assert champion()["digest"] == theirs and champion()["rolled_back"] is None
+    assert champion()["digest"] == theirs and champion()["rolled_back"] == []
 
 
 def test_attempts_rise_with_failures_and_never_fall() -> None:

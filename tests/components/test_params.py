@@ -171,6 +171,9 @@ def test_what_is_measured_must_be_enough_to_decide_on() -> None:
     said = errors({**SHIPPED, "benchmark": {**SHIPPED["benchmark"], "batch_sizes": [8], "max_rounds": 39}})
     assert any(line.startswith("benchmark.max_rounds: 39 is less than benchmark.rounds, 40") for line in said)
     assert any(line.startswith("policy.batch_size: 1 is not measured") for line in said)
+    bounds = {**SHIPPED["policy"]["bounds"], "batches": [{"batch_size": 7, "latency_ms": 1.0}]}
+    said = errors({**SHIPPED, "policy": {**SHIPPED["policy"], "bounds": bounds}})
+    assert any(line.startswith("policy.bounds.batches.0.batch_size: 7 is not measured") for line in said)
 
 
 def test_export_is_not_a_target() -> None:

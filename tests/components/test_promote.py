@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
-from components import observe, promote, record, registry, tracking
+from components import journal as journals
+from components import move, observe, promote, record, registry, smoke, tracking
 from components.cell import Record
 from components.errors import TemperError
 from components.hashing import sha256_file
 
+pytestmark = pytest.mark.usefixtures("no_smoke")
 FOLDERS = {
     "builds": Path("work/builds"),
     "engines": Path("work/engines"),
+    "predictions": Path("work/predictions"),
     "matrix": Path("work/matrix"),
     "data": Path("work/data/prepared"),
 }
@@ -29,11 +32,6 @@ def apply(decision: dict[str, Any], **more: Any) -> str:
 
 def snapshot(name: str = "digits") -> dict[str, Any]:
     return observe.champion(name, None, same_inputs=False)
-
-
-def journal() -> list[tuple[int | None, int]]:
-    lines = Path("mlruns/promotions.jsonl").read_text("utf-8").splitlines()
-    return [(json.loads(line)["from"], json.loads(line)["to"]) for line in lines]
 
 
 @pytest.fixture
@@ -131,15 +129,65 @@ def test_new_winner_moves_the_alias_and_keeps_the_one_before(
     # and back, by a decision: the version that is there is used again
     assert "version 1" in apply(decide("base/fp32", promoted, snapshot()))
     assert registry.registered("digits").aliases == {"champion": 1, "previous": 2}
-    assert snapshot()["rolled_back"] is None
+    assert snapshot()["rolled_back"] == []
     assert journal() == [(None, 1), (1, 2), (2, 1)]
 
 
 def test_stale_decision_is_refused(promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]) -> None:
     other = make_build("lora", "fp32", 2.0)
-    with pytest.raises(TemperError, match=r"digits is version 1, .* made against none.*again"):
+    with pytest.raises(TemperError, match=r"digits is version 1, .* decided against none.*stale.*again"):
         apply(decide("lora/fp32", other))
     assert registry.registered("digits").aliases == {"champion": 1}
+
+
+def test_a_decision_that_its_matrix_does_not_bear_out_is_refused(
+    promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]
+) -> None:
+    decision = decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot())
+    cells = {"lora/fp32": {"feasible": False, "reasons": ["worse"]}}
+    with pytest.raises(TemperError, match="does not meet the policy: it was changed by hand"):
+        apply(decision | {"cells": cells})
+    with Path("work/matrix/matrix.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(TemperError, match=r"was not made of work/matrix/matrix.json as it is now"):
+        apply(decision)
+    assert state()[:2] == ({"champion": 1}, [(None, 1)])
+
+
+def test_what_fails_the_smoke_test_moves_nothing_and_the_next_call_tries_again(
+    promoted: str, make_build: Callable[..., str], decide: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_: Any) -> dict[str, Any]:
+        raise TemperError("version 2 of digits was registered, but not promoted")
+
+    decision = decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot())
+    with monkeypatch.context() as patch:
+        patch.setattr(smoke, "challenger", failed)
+        with pytest.raises(TemperError, match="not promoted"):
+            apply(decision)
+    assert state() == ({"champion": 1}, [(None, 1)], [])
+    assert "version 2" in apply(decision)
+    assert registry.version("digits", 3) is None
+
+
+def test_what_came_too_late_stays_the_challenger(
+    promoted: str, make_build: Callable[..., str], decide: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody promotes while the smoke test runs: on a server no lock is between them."""
+    late = decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot())
+    passed = smoke.challenger
+
+    def overtaken(name: str, number: int, *given: Any) -> dict[str, Any]:
+        evidence = passed(name, number, *given)
+        client = tracking.client()
+        client.create_model_version(name, "mlruns/none", tags={"digest": "theirs"})
+        move.champion(name, 3, 1, "promote", "from elsewhere", {})
+        return evidence
+
+    monkeypatch.setattr(smoke, "challenger", overtaken)
+    with pytest.raises(TemperError, match="version 3, but this was decided against version 1: that base is stale"):
+        apply(late)
+    assert state() == ({"challenger": 2, "champion": 3, "previous": 1}, [(None, 1), (1, 3)], [])
 
 
 def test_what_was_rolled_back_does_not_return_by_itself(
@@ -149,7 +197,7 @@ def test_what_was_rolled_back_does_not_return_by_itself(
     apply(decide("lora/fp32", other, snapshot()))
     tracking.client().set_registered_model_alias("digits", "champion", "1")
     now = snapshot()
-    assert (now["version"], now["rolled_back"]) == (1, other)
+    assert (now["version"], now["rolled_back"]) == (1, [other])
     decision = decide("lora/fp32", other, now)
     assert "rolled back" in apply(decision)
     assert registry.registered("digits").aliases["champion"] == 1
@@ -157,83 +205,94 @@ def test_what_was_rolled_back_does_not_return_by_itself(
     assert registry.registered("digits").aliases["champion"] == 2
 
 
+def journal() -> list[tuple[int | None, int]]:
+    return [(line.before, line.to) for line in journals.read().lines]
+
+
+def state() -> tuple[dict[str, int], list[tuple[int | None, int]], list[str]]:
+    """(aliases, journal, what is wrong with it)."""
+    found = registry.registered("digits")
+    return dict(found.aliases), journal(), journals.tampered(journals.read(), "digits", found.journalled)
+
+
+def killer(step: Callable[..., Any], nth: int, when: str) -> Callable[..., Any]:
+    """`step`, whose `nth` call ends the process before or after it is done."""
+    calls = iter(range(1, 100))
+
+    def killed(*given: Any, **named: Any) -> Any:
+        if next(calls) != nth:
+            return step(*given, **named)
+        if when == "after":
+            step(*given, **named)
+        raise SystemExit
+
+    return killed
+
+
+# Every call of a promotion that leaves something behind, in the order in which they come, and the how manieth.
+STEPS = [
+    ("set_registered_model_alias", 1),  # challenger
+    ("_write", 1),  # the journal
+    ("delete_registered_model_alias", 1),  # previous, as it is to be the champion
+    ("set_registered_model_alias", 2),  # champion
+    ("set_registered_model_alias", 3),  # previous
+    ("delete_registered_model_alias", 2),  # challenger
+    ("set_registered_model_tag", 1),  # which line was carried out
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_between_any_two_steps_the_next_call_finishes(
+    promoted: str,
+    make_build: Callable[..., str],
+    decide: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    """To and fro between two versions, each time killed at another step."""
+    from mlflow import MlflowClient
+
+    cells = {2: ("lora/fp32", make_build("lora", "fp32", 2.0)), 1: ("base/fp32", promoted)}
+    apply(decide(*cells[2], snapshot()))
+    for name, nth in STEPS:
+        place = journals if name == "_write" else MlflowClient
+        (aliases, moves, _), (cell, digest) = state(), cells[3 - snapshot()["version"]]
+        before, to = aliases["champion"], 3 - aliases["champion"]
+        decision = decide(cell, digest, snapshot())
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killer(getattr(place, name), nth, when))
+            with pytest.raises(SystemExit):
+                apply(decision)
+        half = registry.registered("digits").aliases
+        assert half["champion"] in (before, to) and half["champion"] != half.get("previous"), (name, nth)
+        assert "champion" in apply(decision), (name, nth)
+        done = ({"champion": to, "previous": before}, [*moves, (before, to)], [])
+        assert state() == done, (name, nth)
+        assert apply(decision).startswith("nothing to do") and state() == done, (name, nth)
+    assert registry.version("digits", 3) is None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", ["create_model_version", "set_registered_model_alias", "set_registered_model_tag"])
-def test_killed_half_way_the_next_call_finishes(
+def test_killed_in_the_first_promotion_the_next_call_finishes(
     tracked: Path,
     make_build: Callable[..., str],
     decide: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     step: str,
+    when: str,
 ) -> None:
     from mlflow import MlflowClient
 
-    digest = make_build("base", "fp32")
-    decision = decide("base/fp32", digest)
-
-    def killed(*_: object, **__: object) -> None:
-        raise SystemExit
-
+    decision = decide("base/fp32", make_build("base", "fp32"))
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, step, killed)
+        patch.setattr(MlflowClient, step, killer(getattr(MlflowClient, step), 1, when))
         with pytest.raises(SystemExit):
             apply(decision)
     apply(decision)
-    found = registry.registered("digits")
-    assert (found.aliases, found.promoted) == ({"champion": 1}, 1)
+    assert state() == ({"champion": 1}, [(None, 1)], [])
     assert registry.version("digits", 2) is None
     assert apply(decision).startswith("nothing to do")
-    assert journal() == [(None, 1)]
-
-
-@pytest.mark.parametrize("step", ["_finish_journal", "unlink"])
-@pytest.mark.parametrize("back", [False, True])
-def test_killed_before_the_journal_the_next_call_writes_it_once(
-    promoted: str,
-    make_build: Callable[..., str],
-    decide: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    step: str,
-    back: bool,
-) -> None:
-    decision = decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot())
-    moves = [(None, 1), (1, 2)]
-    if back:
-        apply(decision)
-        decision = decide("base/fp32", promoted, snapshot())
-        moves.append((2, 1))
-    move_alias = tracking.move_alias
-
-    def killed(*_: object, **__: object) -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as patch:
-
-        def moved(*arguments: Any) -> None:
-            move_alias(*arguments)
-            patch.setattr(*((promote, step) if step == "_finish_journal" else (Path, step)), killed)
-
-        patch.setattr(tracking, "move_alias", moved)
-        with pytest.raises(SystemExit):
-            apply(decision)
-    assert apply(decision).startswith("nothing to do")
-    assert journal() == moves
-    assert apply(decision).startswith("nothing to do") and journal() == moves
-
-
-def test_a_killed_move_that_did_not_happen_is_journalled_when_it_does(
-    promoted: str, make_build: Callable[..., str], decide: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise SystemExit
-
-    decision = decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot())
-    with monkeypatch.context() as patch:
-        patch.setattr(tracking, "move_alias", killed)
-        with pytest.raises(SystemExit):
-            apply(decision)
-    assert journal() == [(None, 1)]
-    apply(decision)
-    assert journal() == [(None, 1), (1, 2)]
 
 
 @pytest.mark.parametrize("name", ["DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "TEMPER_DRY_RUN"])

@@ -34,7 +34,7 @@ EXEMPT = {
 }
 # Libraries that may be imported in these files only.
 ONLY = {
-    "mlflow": {"components.tracking", "components.loader"},
+    "mlflow": {"components.tracking", "components.loader", "components.smoke_client"},
     "great_expectations": {"components.validate"},
     "tensorrt": {"components.targets.tensorrt", "components.runtimes.tensorrt"},
     "prefect": {"flows"},
