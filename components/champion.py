@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from components import answers, registry, runtime, text
+from components import answers, package, runtime, text
 from components.cell import Record
 from components.data import TOKENIZER, Rows, Spec, read_rows
 from components.errors import TemperError
@@ -21,13 +20,13 @@ def run(threads: int, data: Path, champion: Path, out: Path) -> dict[str, float]
     if known["version"] is None:
         Record("not measured", "no model is registered as champion yet").write(out)
         return {}
-    with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
-        folder = fetch(known, Path(scratch))
+    with package.verified(known["model"], known["version"]) as shipped:
+        folder = shipped.folder / "artifacts"
         found = runtime.digest(folder)
         if found != known["digest"]:
             raise TemperError(
-                f"champion version {known['version']} of {known['model']}: its files have the digest {found[:12]}, "
-                f"the registry says {str(known['digest'])[:12]}; roll back to a version that is whole"
+                f"version {known['version']} of {known['model']}: its files have the digest {found[:12]}, "
+                f"{str(known['digest'])[:12]} was observed: the registry was changed meanwhile; run again"
             )
         spec = Spec.read(data)
         try:
@@ -57,18 +56,3 @@ def asked(spec: Spec, its: Spec, data: Path, folder: Path) -> Rows | None:
     tokenizer, padding = text.load(folder / TOKENIZER), its.vocabulary.padding
     inputs = text.encode(tokenizer, rows.texts["text"], rows.texts.get("pair"), its.shape[0], padding)
     return replace(rows, inputs={name: inputs[name].astype(dtype) for name, dtype in its.inputs.items()})
-
-
-def fetch(known: dict[str, str], scratch: Path) -> Path:
-    """The folder with the champion's model file and build.json; downloaded if a server keeps it."""
-    folder = registry.files(known["source"])
-    if folder is None:
-        from components import tracking
-
-        folder = tracking.download(known["source"], scratch)
-    if not (folder / "artifacts" / "build.json").exists():
-        raise TemperError(
-            f"champion version {known['version']} of {known['model']}: its files are not at {folder}; "
-            f"bring them back, or move the alias `champion` to a version that is there"
-        )
-    return folder / "artifacts"

@@ -43,6 +43,9 @@ class Build(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
         if spins:
             options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Weights in other files would be looked for here, where none can be: given bytes, ONNX Runtime takes the
+        # working directory.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/dev/null/none")
         disabled = card["session"].get("disabled_optimizers")
         extra = {"disabled_optimizers": disabled} if disabled else {}
         self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"], **extra)

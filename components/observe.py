@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from components import checkpoint, failures, host, move, registry
+from components import checkpoint, failures, host, move, registry, signing
 from components.errors import DataError
 from components.hashing import code_sha256, fingerprint, sha256_file
 from components.sources import SOURCES
@@ -30,10 +30,13 @@ def run(
     init: Mapping[str, Any],
     variants: Mapping[str, Mapping[str, Any]],
     targets: Mapping[str, Mapping[str, Any]],
+    policy: Mapping[str, Any],
     out: Path,
     previous: Path | None,
 ) -> dict[str, float]:
     """Takes its params as plain data: building the typed ones takes longer than all of this."""
+
+    signing.configured(policy.get("signing") or {})  # a key that cannot be used is told before work starts
 
     def earlier(file: str) -> Any:
         path = previous / file if previous else None

@@ -17,13 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import failures, move, record, registry, smoke, tracking
+from components import failures, move, package, record, registry, smoke, tracking
 from components.errors import TemperError
 from components.hashing import fingerprint, sha256_file, sha256_tree
 
 log = logging.getLogger("temper")
 
-LOADER = Path(__file__).with_name("loader.py")
 NO_LICENCE = (
     "No licence was declared for this model: put a file LICENSE beside params.yaml before promoting.\n"
     "Whoever owns the training data and the model decides how it may be used.\n"
@@ -171,8 +170,15 @@ def _nothing_to_do(name: str, winner: Mapping[str, Any], again: bool) -> str | N
 
 def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path, matrix: Path, data: Path) -> int:
     """Store the build as a model that answers raw inputs, and register it; returns the version's number."""
-    from components import runtime
+    from components import card, runtime, signing
     from components.data import TOKENIZER
+
+    keys = signing.configured()
+    if keys.required and keys.private is None:
+        raise TemperError(
+            "policy.signing.required: is true, but no private key is given, so what wins cannot be promoted; set "
+            "TEMPER_SIGNING_KEY, or make a pair with `temper key`"
+        )
 
     folder = builds / winner["variant"] / winner["target"]
     if not (folder / "build.json").exists():
@@ -183,82 +189,40 @@ def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path,
             f"{folder}: holds {found[:12]}, the decision names {winner['digest'][:12]}: files were changed after "
             f"they were measured; run the pipeline again"
         )
-    card = json.loads((folder / "build.json").read_text("utf-8"))
-    if card["runtime"] != "onnxruntime":
+    build = json.loads((folder / "build.json").read_text("utf-8"))
+    if build["runtime"] != "onnxruntime":
         raise TemperError(
-            f"{winner['cell']}: a {card['runtime']} build cannot be registered yet, since the loader that ships with "
+            f"{winner['cell']}: a {build['runtime']} build cannot be registered yet, since the loader that ships with "
             f"a model answers with ONNX Runtime only; set policy.bounds or targets so that another cell wins"
         )
     measured = json.loads((matrix / "matrix.json").read_text("utf-8"))
     row = next(cell for cell in measured["cells"] if cell["cell"] == winner["cell"])
     run = record.pipeline_run()
+    provenance = record.Provenance.read(record.ROOT / run) or record.Provenance.now(Path.cwd())
     tags = {
         "digest": winner["digest"],
         **{key: winner[key] for key in ("cell", "variant", "target")},
         "pipeline_run": run,
         "data.sha256": sha256_tree(data),
         "matrix_row": json.dumps(row, sort_keys=True),
-        **(record.Provenance.read(record.ROOT / run) or record.Provenance.now(Path.cwd())).tags,
+        **provenance.tags,
         **record.kept_commit(),  # made of params.yaml and dvc.lock as they are now
         **record.dvc_lock(Path.cwd()),
     }
     licence = next((path for path in (Path("LICENSE"), Path("LICENSE.txt"), Path("LICENSE.md")) if path.exists()), None)
     with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
         # Copies with fixed names: the model folder shall look the same whichever cell won.
-        parts = {"model": Path(scratch, card["file"]), "build": Path(scratch, "build.json")}
-        shutil.copyfile(folder / card["file"], parts["model"])
+        parts = {"model": Path(scratch, build["file"]), "build": Path(scratch, "build.json")}
+        shutil.copyfile(folder / build["file"], parts["model"])
         shutil.copyfile(folder / "build.json", parts["build"])
-        if card["spec"]["vocabulary"]:
+        if build["spec"]["vocabulary"]:
             parts["tokenizer"] = Path(scratch, TOKENIZER)
             shutil.copyfile(folder / TOKENIZER, parts["tokenizer"])
-        asked = "texts" if card["spec"]["vocabulary"] else "images"
         parts["card"], parts["licence"] = Path(scratch, "CARD.md"), Path(scratch, "LICENSE")
-        parts["card"].write_text(model_card(name, row, measured, tags, asked), "utf-8")
-        parts["licence"].write_text(licence.read_text("utf-8") if licence else NO_LICENCE, "utf-8")
-        return tracking.register(name, LOADER, parts, card["spec"], tags, matrix / "matrix.json")
-
-
-def model_card(
-    name: str, row: Mapping[str, Any], matrix: Mapping[str, Any], tags: Mapping[str, str], asked: str
-) -> str:
-    """Markdown: what it is, what was measured and where, how to ask it (`asked`: texts or images), where it is from."""
-
-    def interval(low: float | None, high: float | None) -> str:
-        return f" (95 % interval {low:+.4f} to {high:+.4f})" if low is not None and high is not None else ""
-
-    difference = row.get("accuracy_difference")
-    lines = [
-        f"# {name}: {row['cell']}",
-        "",
-        f"Variant `{row['variant']}` (pass `{row['pass']}`), target `{row['target']}` ({row['kind']}), "
-        f"{row['parameters']:,} parameters, {row['size_mb']:.3f} MB.",
-        "",
-        "## Measured",
-        f"On {matrix['test_rows']} test rows that training never saw.",
-        "",
-        f"- accuracy {row['accuracy']:.4f}, of the worst class {row['worst_class_accuracy']:.4f}",
-        f"- calibration error (ECE) {row['ece']:.4f}"
-        if row.get("ece") is not None
-        else "- calibration error: not measured",
-    ]
-    if difference is not None:
-        bounds = interval(row.get("accuracy_low"), row.get("accuracy_high"))
-        lines.append(f"- against {matrix['reference']}: {difference:+.4f}{bounds}, verdict: {row['verdict']}")
-    for size, latency in sorted(row["latency_ms"].items(), key=lambda item: int(item[0])):
-        speed = (row.get("speedup") or {}).get(size)
-        times = f", {speed[0]:.2f} times as fast as {matrix['reference']}" if speed else ""
-        lines.append(f"- batch {size}: {latency:.4g} ms{times}")
-    lines += [
-        "",
-        "## Ask it",
-        "```python",
-        f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
-        f"model.predict({asked})  # as they are; class names",
-        f'model.predict({asked}, params={{"output": "probabilities"}})',
-        "```",
-        "",
-        "## Where it comes from",
-        *(f"- {key}: `{value}`" for key, value in sorted(tags.items()) if key != "matrix_row"),
-        "",
-    ]
-    return "\n".join(lines)
+        owned = licence.read_text("utf-8") if licence else NO_LICENCE
+        parts["licence"].write_text(owned, "utf-8")
+        told = card.page(name, row, measured, build["spec"], provenance.settings, tags, data, owned)
+        parts["card"].write_text(told, "utf-8")
+        return tracking.register(
+            name, package.LOADER, parts, build["spec"], tags, matrix / "matrix.json", lambda to: package.seal(to, keys)
+        )

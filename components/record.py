@@ -113,6 +113,13 @@ class Provenance:
             tags["dvc.experiment"] = experiment
         return cls(params.load(path).name, tags | dvc_lock(workspace), path.read_text("utf-8"))
 
+    @property
+    def settings(self) -> Any:
+        """params.yaml as it was, as plain data."""
+        from ruamel.yaml import YAML
+
+        return YAML(typ="safe", pure=True).load(self.params)
+
     @classmethod
     def read(cls, folder: Path) -> Provenance | None:
         """None if nothing was recorded in this pipeline run's folder."""

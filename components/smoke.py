@@ -1,8 +1,8 @@
 """The smoke test of a version: the registry's own files, loaded and asked by a clean process as a user's would be.
 
-The files are downloaded into a new folder that only we may enter, hashed, and loaded by plain mlflow.pyfunc with the
-loader that ships, by a Python that sees neither our environment nor our folder and has limits of memory, processor
-time, file size and wall time. It is asked the rows of the evaluation's first batch, raw.
+The files are copied into a new folder that only we may enter, verified (`components.package`), and loaded by plain
+mlflow.pyfunc with the loader that ships, by a Python that sees neither our environment nor our folder and has limits of
+memory, processor time, file size and wall time. It is asked the rows of the evaluation's first batch, raw.
 
 The answers must be those evaluated. On the processor that evaluated them they are equal to the last bit, whatever the
 number of threads (tests/components/test_smoke.py); other processors add in another order, which moves float32 logits
@@ -25,24 +25,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import registry, tracking
+from components import package, registry, tracking
 from components.errors import TemperError
-from components.hashing import sha256_tree
 
 ROWS = 32  # of one batch, answers.BATCH_SIZE: dynamic INT8 takes its scales from the batch
 TOLERANCE = 1e-3  # of the largest logit, and of 1
-LOADER, CLIENT = Path(__file__).with_name("loader.py"), Path(__file__).with_name("smoke_client.py")
+CLIENT = Path(__file__).with_name("smoke_client.py")
 LIMITS = {"memory_mb": 8192, "cpu_s": 300, "file_mb": 64, "wall_s": 300}
 TAG = "smoke"  # of the version: what came of it
 KEPT = "smoke_rows"  # of the version: where the rows and their answers are kept, for a rollback to ask again
-META = "registered_model_meta"  # MLflow puts it into what it downloads
 
 
 @dataclass(frozen=True)
 class Proof:
     """What a version showed."""
 
-    package_sha256: str  # of all files as downloaded
+    package_sha256: str  # of all files but the signature
     rows: int
     difference: float | None  # of logits to those expected, the largest; None if none were kept
     seconds: float
@@ -116,43 +114,28 @@ def _ask_evaluated(predictions: Path, data: Path, question: Path) -> None:
 
 
 def prove(name: str, number: int, folder: Path, question: Path, package_sha256: str | None) -> Proof:
-    """Download a version into `folder` and have it answer what is in `question`, or its input example.
+    """Have a version answer what is in `question`, or its input example, in a process with `folder` to itself.
 
     Raises TemperError if its files are not `package_sha256`, or those it was registered with, or if it fails.
     """
     started = time.monotonic()
-    (folder / "download").mkdir()
-    package = tracking.download(f"models:/{name}/{number}", folder / "download")
-    (package / META).unlink(missing_ok=True)
-    sha256 = _unchanged(name, number, package, package_sha256)
-    answered = _answer(folder, package, question, LIMITS)
-    difference = _compare(question, package, answered)
-    return Proof(sha256, len(answered["logits"]), difference, time.monotonic() - started)
+    with package.verified(name, number) as found:
+        if package_sha256 is not None and found.sha256 != package_sha256:
+            raise TemperError(
+                f"its files have the sha256 {found.sha256[:12]}, and had {package_sha256[:12]} when it was promoted"
+            )
+        answered = _answer(folder, found.folder, question, LIMITS)
+        difference = _compare(question, found.folder, answered)
+        return Proof(found.sha256, len(answered["logits"]), difference, time.monotonic() - started)
 
 
-def _unchanged(name: str, number: int, package: Path, expected: str | None) -> str:
-    """The hash over all files. Raises TemperError if they are not those that were registered and proved."""
-    from components import runtime
-
-    version = registry.version(name, number)
-    found, known = runtime.digest(package / "artifacts"), version.digest if version else None
-    if found != known:
-        raise TemperError(f"its files have the digest {found[:12]}, the registry says {str(known)[:12]}")
-    sha256 = sha256_tree(package)
-    if expected is None:
-        tracking.check_files(package, LOADER)
-    elif sha256 != expected:
-        raise TemperError(f"its files have the sha256 {sha256[:12]}, and had {expected[:12]} when it was promoted")
-    return sha256
-
-
-def _answer(folder: Path, package: Path, question: Path, limits: Mapping[str, int]) -> Mapping[str, Any]:
-    """{logits (rows, classes), labels} of the package, asked in a process of its own, in `folder`."""
+def _answer(folder: Path, opened: Path, question: Path, limits: Mapping[str, int]) -> Mapping[str, Any]:
+    """{logits (rows, classes), labels} of the package in `opened`, asked in a process of its own, in `folder`."""
     import numpy as np
 
     room = folder / "room"
     room.mkdir()
-    command = [sys.executable, "-I", "-B", str(CLIENT), str(package), str(question), str(room)]
+    command = [sys.executable, "-I", "-B", str(CLIENT), str(opened), str(question), str(room)]
     env = {
         "PATH": os.defpath,
         "HOME": str(room),
@@ -197,13 +180,13 @@ def _why(code: int, said: str, limits: Mapping[str, int]) -> str:
     return f"a clean process cannot load it or get an answer (exit code {code}): {last}"
 
 
-def _compare(question: Path, package: Path, given: Mapping[str, Any]) -> float | None:
+def _compare(question: Path, opened: Path, given: Mapping[str, Any]) -> float | None:
     """The largest difference of logits to those kept; None if there are none. Raises TemperError beyond TOLERANCE."""
     import numpy as np
 
     logits, classes = (
         given["logits"],
-        json.loads((package / "artifacts/build.json").read_text("utf-8"))["spec"]["classes"],
+        json.loads((opened / "artifacts/build.json").read_text("utf-8"))["spec"]["classes"],
     )
     if logits.ndim != 2 or logits.shape[1] != len(classes) or not len(logits) or not np.isfinite(logits).all():
         raise TemperError(f"its logits are not finite numbers (rows, {len(classes)}), but of the shape {logits.shape}")

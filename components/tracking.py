@@ -12,9 +12,10 @@ import logging
 import os
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -221,13 +222,20 @@ def follow(stop: threading.Event, seconds: float = 2.0, root: Path = record.ROOT
 
 
 def register(
-    name: str, loader: Path, parts: Mapping[str, Path], spec: Mapping[str, Any], tags: dict[str, str], matrix: Path
+    name: str,
+    loader: Path,
+    parts: Mapping[str, Path],
+    spec: Mapping[str, Any],
+    tags: dict[str, str],
+    matrix: Path,
+    seal: Callable[[Path], tuple[dict[str, str], list[Path]]],
 ) -> int:
     """Store a build as a pyfunc model from code (no pickle) and register it; returns the version's number.
 
     `parts` are the files that ship: model, build, card, licence, of text the tokenizer. `matrix` is kept with the run,
-    not in the model, as it shows rows of the test data; the version's tag `matrix` says where. The version is made with
-    its tags in one step, so one with a digest is complete.
+    not in the model, as it shows rows of the test data; the version's tag `matrix` says where. `seal` looks at a copy
+    of what was stored, and adds tags and files. The version is made with its tags in one step, so one with a digest is
+    complete.
     """
     tracker = client()
     import mlflow
@@ -272,7 +280,12 @@ def register(
                 pip_requirements=[_pinned(package) for package in packages],
                 metadata={"digest": tags["digest"], "cell": tags["cell"], "classes": spec["classes"]},
             )
-        check_files(Path(mlflow.artifacts.download_artifacts(logged.model_uri)), loader)
+        with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
+            (stored := Path(scratch, name)).mkdir()
+            sealed, added = seal(Path(mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=str(stored))))
+            for path in added:
+                tracker.log_model_artifact(logged.model_id, str(path))
+        tags = {**tags, **sealed}
         try:
             tracker.create_registered_model(name)
         except MlflowException as error:
@@ -285,13 +298,15 @@ def register(
         return int(made.version)
 
 
-def check_files(folder: Path, loader: Path) -> None:
-    """Refuse a model folder with code other than `loader`'s bytes, or with anything pickled."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if path.suffix == ".py" and path.read_bytes() == loader.read_bytes():
-            continue
-        if path.suffix in (".py", ".pyc", ".so", ".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin"):
-            raise TemperError(f"{path.name}: must not be in a registered model; it holds data and Temper's loader only")
+def add(name: str, number: int, files: list[Path], tags: Mapping[str, str]) -> None:
+    """Put files beside those of a registered version, and tag it."""
+    tracker = client()
+    with plainly():
+        model = str(tracker.get_model_version(name, str(number)).source).rpartition("/")[2]
+        for path in files:
+            tracker.log_model_artifact(model, str(path))
+        for tag, value in tags.items():
+            tracker.set_model_version_tag(name, str(number), tag, value)
 
 
 def set_aliases(name: str, champion: int, previous: int | None, mark: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -109,6 +110,46 @@ def promote(
         from temper.promote import promote as command
 
         command(dry_run, again)
+
+
+Version = Annotated[str, typer.Argument(help="A registered version (3) or an alias.")]
+
+
+@app.command()
+def verify(version: Version = "champion", preset: Preset = None) -> None:
+    """Whether a registered version is as it was registered: every file's hash, nothing foreign in it, its signature.
+
+    TEMPER_VERIFY_KEY names the public key that it must be signed with; without one the registry's hashes count.
+    """
+    with reported():
+        enter(preset, fresh=False)
+        from temper.verify import verify as command
+
+        command(version)
+
+
+@app.command()
+def sign(version: Version = "champion", preset: Preset = None) -> None:
+    """Sign a version that was registered without a key, or with an older one, after checking that it is whole.
+
+    New versions are signed by themselves where TEMPER_SIGNING_KEY names a private key.
+    """
+    with reported():
+        enter(preset, fresh=False)
+        from temper.verify import sign as command
+
+        command(version)
+
+
+@app.command()
+def key(
+    path: Annotated[Path, typer.Argument(help="Of the private key; the public one goes beside it, with .pub.")],
+) -> None:
+    """Make a pair of keys to sign versions with: elliptic, P-256; nothing is written over, nothing goes online."""
+    with reported():
+        from temper.key import key as command
+
+        command(path)
 
 
 @app.command()

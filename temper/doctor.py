@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -229,6 +230,38 @@ def _params(root: Path) -> Iterator[Finding]:
     if loaded.threads > cores:
         remedy = f"set threads to at most {cores}; it changes the bytes of models, so do it before the first run"
         yield Finding("warn", "threads", f"params.yaml asks for {loaded.threads} on {cores} cores", remedy)
+    with contextlib.chdir(root):
+        yield from list(_signing(loaded.name, loaded.policy.signing.model_dump() if loaded.policy.signing else {}))
+
+
+def _signing(name: str, policy: dict[str, Any]) -> Iterator[Finding]:
+    """The keys, and whether the champion is as it was registered."""
+    from components import package, registry, signing
+    from components.errors import ParamsError, TemperError
+
+    try:
+        keys = signing.configured(policy)
+    except ParamsError as error:
+        yield Finding("fail", "signing", str(error))
+        return
+    if keys.verifies:
+        does = "signs and verifies" if keys.private else "verifies; nothing is signed here without the private key"
+        yield Finding("ok", "signing", f"key {keys.fingerprint} {does}")
+    else:
+        remedy = "`temper key` makes a pair: who can write to the store could then no longer change a version unseen"
+        yield Finding("note", "signing", "no key: versions are unsigned", remedy)
+    try:
+        champion = registry.registered(name).aliases.get("champion")
+        if champion is None:
+            return
+        with package.verified(name, champion, keys) as found:
+            unsigned = found.signed == package.UNSIGNED
+            remedy = "`temper sign` signs it with TEMPER_SIGNING_KEY" if unsigned else ""
+            told = f"version {champion} is as it was registered, {found.signed}"
+            yield Finding("note" if unsigned else "ok", "champion", told, remedy)
+    except TemperError as error:
+        said, _, remedy = str(error).partition("; ")
+        yield Finding("fail", "champion", said, remedy)
 
 
 def servers() -> Iterator[Finding]:

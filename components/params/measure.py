@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from components.params.section import Count, OpenShare, Positive, Section, Share
+from components.params.section import Count, FilePath, OpenShare, Positive, Section, Share
 
 
 class Parity(Section):
@@ -54,6 +54,14 @@ class Caps(Section):
     ece: Share | None = None  # calibration error of the cell itself
 
 
+class Signing(Section):
+    """Keys of registered versions; TEMPER_SIGNING_KEY and TEMPER_VERIFY_KEY in the environment come first."""
+
+    required: bool = False  # without a key nothing is promoted, and an unsigned version is not opened
+    key: FilePath | None = None  # the private one, where versions are made
+    public_key: FilePath | None = None  # where they are only opened
+
+
 class Policy(Section):
     metric: Literal["accuracy"]
     margin: Share  # a cell may be worse than the best and than the champion by at most this
@@ -63,3 +71,4 @@ class Policy(Section):
     bounds: Bounds
     integer_share: Share | None = None  # of multiply-adds in integer kernels, by the INT8 certificate that it requires
     objective: Literal["latency_ms", "size_mb", "accuracy"]
+    signing: Signing | None = None  # null or left out: as the environment says

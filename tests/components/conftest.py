@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.components import matrices
+from tests.components.packages import keyed, restored, store  # noqa: F401 - fixtures
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -91,7 +94,7 @@ def shipped(prepared_texts: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_build() -> Callable[..., str]:
     """make_build(variant, target, scale): a linear ONNX build below work/builds; returns its digest."""
 
@@ -131,9 +134,11 @@ def make_build() -> Callable[..., str]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def decide() -> Callable[..., dict[str, Any]]:
     """decide(cell, digest, champion): writes work/decision and work/matrix as if this cell had won."""
+
+    measured = matrices.matrix()
 
     def write(cell: str, digest: str, champion: dict[str, Any] | None = None, failed: tuple[str, ...] = ()) -> Any:
         variant, _, target = cell.partition("/")
@@ -160,7 +165,8 @@ def decide() -> Callable[..., dict[str, Any]]:
             "speedup": {"1": [1.0, 0.9, 1.1], "32": [1.0, 0.9, 1.1]},
         }
         winner = {"cell": cell, "variant": variant, "target": target, "digest": digest}
-        matrix = {"name": "digits", "reference": cell, "test_rows": 360, "cells": [row]}
+        row = {**measured["cells"][0], **row}
+        matrix = {**measured, "reference": cell, "cells": [row, *measured["cells"][1:]]}
         decision = {
             "action": "promote",
             "winner": winner,

@@ -59,5 +59,9 @@ def test_other_classes_are_not_compared(known: dict[str, Any], prepared: Path, t
 def test_changed_or_missing_files_stop_it(known: dict[str, Any], prepared: Path) -> None:
     with pytest.raises(TemperError, match="digest"):
         run(known | {"digest": "0" * 64}, prepared)
+    Path(known["source"], "loader.py").write_text("import os", "utf-8")
+    with pytest.raises(TemperError, match=r"version 1 of digits: loader\.py is code other than Temper's own"):
+        run(known, prepared)
+    Path(known["source"]).rename("elsewhere")
     with pytest.raises(TemperError, match="not at"):
-        run(known | {"source": "mlruns/gone"}, prepared)
+        run(known, prepared)

@@ -1,5 +1,8 @@
 """How a registered model of texts answers, by the one file that ships with it."""
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components import runtime, text
+from components import package, promote, registry, runtime, text
 from components.champion import asked
 from components.data import TOKENIZER, Spec, read_rows
+from components.errors import TemperError
+from components.hashing import sha256_file
 from components.loader import Build
 
 TEXTS = ["the goal of the team", "a bank and the market and more of the same and so on then", "rain"]
@@ -73,3 +78,22 @@ def test_a_champion_reads_todays_texts_with_its_own_tokenizer(
     assert (rows.row_id == ours.row_id).all() and (rows.labels == ours.labels).all()
     classes = text_spec.model_copy(update={"classes": ["a", "b", "c"]})
     assert asked(text_spec, classes, prepared_texts, shipped) is None
+
+
+def test_the_tokenizer_of_a_registered_model_is_in_its_manifest(
+    shipped: Path, prepared_texts: Path, tracked: Path, decide: Callable[..., Any]
+) -> None:
+    shutil.copytree(shipped, "work/builds/base/fp32")
+    winner = decide("base/fp32", runtime.digest(shipped))["winner"]
+    number = promote._register("words", winner, Path("work/builds"), Path("none"), Path("work/matrix"), prepared_texts)
+    version = registry.version("words", number)
+    assert version is not None
+    manifest = json.loads(version.tags["manifest"])
+    assert manifest["artifacts/tokenizer.json"] == sha256_file(shipped / TOKENIZER)
+    with package.verified("words", number) as found:
+        card = (found.folder / "artifacts/CARD.md").read_text("utf-8")
+        assert "texts, of which it reads the first 16 tokens" in card and "splits: train " in card
+    tokenizer = Path(version.source, "artifacts", TOKENIZER)
+    tokenizer.write_text(tokenizer.read_text("utf-8") + "\n", "utf-8")
+    with pytest.raises(TemperError, match=r"artifacts/tokenizer\.json was changed"), package.verified("words", number):
+        pass

@@ -25,7 +25,7 @@ def look(tracked: Path, no_smoke: None) -> Callable[[], str]:
     from components import params
 
     values = params.load(Path("params.yaml")).model_dump(mode="json", by_alias=True)
-    wanted = {key: values[key] for key in ("name", "source", "prepare", "init", "variants", "targets")}
+    wanted = {key: values[key] for key in ("name", "source", "prepare", "init", "variants", "targets", "policy")}
 
     def run() -> str:
         aside = Path("work/aside")

@@ -38,6 +38,8 @@ ONLY = {
     "great_expectations": {"components.validate"},
     "tensorrt": {"components.targets.tensorrt", "components.runtimes.tensorrt"},
     "prefect": {"flows"},
+    "model_signing": {"components.signing"},
+    "cryptography": {"components.signing"},
     "dvc": {"flows"},
     "peft": {"components.passes.lora"},
     "torch_pruning": {"components.passes.prune"},

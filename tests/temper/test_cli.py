@@ -49,7 +49,7 @@ def test_help_teaches_without_heavy_imports() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "status", "matrix", "promote", "lr-find", "ui"])
+@pytest.mark.parametrize("command", ["run", "status", "matrix", "promote", "verify", "sign", "lr-find", "ui"])
 def test_outside_a_workspace(command: str, tmp_path: Path) -> None:
     done = temper(command, cwd=tmp_path)
     assert done.returncode == 2
