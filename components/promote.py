@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import failures, move, package, record, registry, smoke, tracking
+from components import failures, move, package, record, registry, remote, smoke, tracking
 from components.errors import TemperError
 from components.hashing import fingerprint, sha256_file, sha256_tree
 
@@ -118,6 +118,8 @@ def apply(
     if not by_hand and (left := _of_experiment(decision)):
         return left
     evidence = _evidence(decision, matrix)
+    if push := decision.get("policy", {}).get("push"):
+        remote.before_promotion(push)
     with tracking.lock("registry"):
         # Asked again: another workspace may have promoted while this one waited.
         if done := _nothing_to_do(name, winner, again):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import socket
 import subprocess
 import time
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components import registry
 from components.hashing import sha256_file
 
 ROOT = Path(".temper/runs")  # one folder a pipeline run
@@ -69,13 +71,18 @@ def dvc_process() -> tuple[int, int] | None:
 def git_state(workspace: Path) -> dict[str, str]:
     """Commit and whether the tree differs from it; empty outside a git checkout.
 
-    TEMPER_COMMIT names the commit that the driver made of everything that runs.
+    TEMPER_COMMIT names the commit that the driver made of everything that runs. `git.head` is then the user's own
+    commit, and `git.head_dirty` whether his tree differs from that one.
     """
     if kept := kept_commit():
-        return kept
+        own = _checkout_state(registry.root())
+        return kept | ({"git.head": own["git.commit"], "git.head_dirty": own["git.dirty"]} if own else {})
+    return _checkout_state(workspace)
 
+
+def _checkout_state(checkout: Path) -> dict[str, str]:
     def git(*words: str) -> str | None:
-        answer = subprocess.run(["git", *words], cwd=workspace, capture_output=True, text=True, check=False)
+        answer = subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, check=False)
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     try:
@@ -86,6 +93,7 @@ def git_state(workspace: Path) -> dict[str, str]:
 
 
 def kept_commit() -> dict[str, str]:
+    """The commit that the driver made of everything that runs; empty if it made none."""
     commit = os.environ.get("TEMPER_COMMIT")
     return {"git.commit": commit, "git.dirty": "false"} if commit else {}
 
@@ -93,6 +101,13 @@ def kept_commit() -> dict[str, str]:
 def dvc_lock(workspace: Path) -> dict[str, str]:
     path = workspace / "dvc.lock"
     return {"dvc_lock.sha256": sha256_file(path)} if path.exists() else {}
+
+
+def environment(workspace: Path) -> dict[str, str]:
+    """What the code ran with: the Python and the lock file of packages, if the workspace has one."""
+    lock = workspace / "constraints.txt"
+    python = {"python": platform.python_version()}
+    return python | ({"constraints.sha256": sha256_file(lock)} if lock.exists() else {})
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,7 @@ class Provenance:
 
         path = workspace / "params.yaml"
         tags = {"host": socket.gethostname(), **git_state(workspace), "params.sha256": sha256_file(path)}
+        tags |= environment(workspace)
         if experiment := os.environ.get("DVC_EXP_NAME"):
             tags["dvc.experiment"] = experiment
         return cls(params.load(path).name, tags | dvc_lock(workspace), path.read_text("utf-8"))

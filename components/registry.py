@@ -149,6 +149,18 @@ def champion(name: str) -> Version | None:
     return version(name, number) if number is not None else None
 
 
+def find(name: str, which: str) -> Version:
+    """The version that a number or an alias names. Raises TemperError that says which there are."""
+    aliases = registered(name).aliases
+    number = int(which) if which.isdigit() and len(which) < 10 else aliases.get(which)
+    found = version(name, number) if number is not None else None
+    if found is None:
+        told = ", ".join(f"{alias} is {at}" for alias, at in sorted(aliases.items()))
+        told = told or "none is registered yet; `temper run` makes one"
+        raise TemperError(f"{which}: {name} has no such version or alias ({told})")
+    return found
+
+
 def with_digest(name: str, digest: str) -> Version | None:
     """The newest version whose build has these bytes."""
     if (file := database()) is None:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -42,7 +42,9 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise Stopped inside this block."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
@@ -69,7 +71,7 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
 
     Raises TemperError when the run cannot start or be tracked, Stopped when told to stop.
     """
-    with dvc.driver_lock(), _stoppable():
+    with dvc.driver_lock(), stoppable():
         run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
         outcome, started = Outcome(run), time.monotonic()
 
@@ -81,8 +83,11 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
             watch.stage(name, state, seconds, message)
 
         preset = snapshot.standing(Path.cwd())
-        keep = {LAST: lambda: {"TEMPER_COMMIT": snapshot.keep(Path.cwd(), preset)}} if preset else None
-        runner = Runner(run, slots(threads), trainings(threads), note, stage_timeout_s, keep)
+        if not preset:  # `temper.workspace.enter` has done it for a preset
+            os.environ |= keep(watch.note)
+        runner = Runner(
+            run, slots(threads), trainings(threads), note, stage_timeout_s, {LAST: lambda: keep(watch.note)}
+        )
         tracker = _Tracker(run)
         status = "KILLED"
         try:
@@ -92,11 +97,25 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
         finally:
             runner.cancel()
             outcome.untracked = tracker.close(status)
-            if preset:
-                snapshot.keep(Path.cwd(), preset)
+            keep(watch.note)
             _keep_durations(outcome)
             outcome.seconds = time.monotonic() - started
         return outcome
+
+
+def keep(note: Callable[[str], None]) -> dict[str, str]:
+    """Commit what runs here as it is now; returns what names that commit to the stages, empty if there is none.
+
+    A preset's worktree is the run's own, so that it cannot be kept is an error; of the user's checkout it is a note.
+    """
+    here = Path.cwd()
+    if preset := snapshot.standing(here):
+        return {"TEMPER_COMMIT": snapshot.keep(here, preset)}
+    try:
+        return {"TEMPER_COMMIT": snapshot.keep_checkout(here) or ""}
+    except TemperError as error:
+        note(f"no commit of what runs is kept, and `temper reproduce` will miss it: {error}")
+        return {"TEMPER_COMMIT": ""}
 
 
 def _stages(outcome: Outcome, runner: Runner, watch: Watch) -> None:

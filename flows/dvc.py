@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ class Plan:
     changes: dict[str, list[str]]  # per changed stage: why, in words
     always: frozenset[str]  # run every time
     outs: frozenset[str]  # paths that stages own, from the workspace's root
+    commands: dict[str, str] = field(default_factory=dict)  # what each stage runs, its templates filled in
 
     def stale(self, apart: str = "") -> dict[str, list[str]]:
         """Changed stages and all below them, in order, each with its stale parents; `apart` counts as unchanged."""
@@ -81,10 +82,11 @@ def plan() -> Plan:
                 for out in stage.outs
                 if out.is_in_repo
             )
+            commands = {stage.addressing: stage.cmd for stage in order if isinstance(stage.cmd, str)}
             words = {stage.addressing: _words(stage.status().get(stage.addressing, [])) for stage in order}
     except DvcException as error:
         raise _told(error, "cannot plan") from error
-    return Plan(parents, {name: why for name, why in words.items() if why}, always, outs)
+    return Plan(parents, {name: why for name, why in words.items() if why}, always, outs, commands)
 
 
 def command(name: str) -> str | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from components.errors import TemperError
 
 STANDING = Path(".temper/presets")  # below the main checkout
+NO_PRESET = "no-preset"  # refs/temper/no-preset: no preset can be called so
 LARGEST_UNTRACKED_MB = 100
 IDENTITY = {
     f"GIT_{role}_{what}": value
@@ -74,7 +75,7 @@ def working_tree(root: Path, blobs: Mapping[str, str | None]) -> str:
     if untracked.total() > LARGEST_UNTRACKED_MB * 1e6:
         (name, size), *_ = untracked.most_common(1)
         raise TemperError(
-            f"{name}: {size / 1e6:.0f} MB, neither tracked nor ignored, and a preset's run commits all that is not "
+            f"{name}: {size / 1e6:.0f} MB, neither tracked nor ignored, and a run commits all that is not "
             f"ignored, {LARGEST_UNTRACKED_MB} MB at most; add it to .gitignore (source.path may name it all the same)"
         )
     with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
@@ -122,3 +123,19 @@ def keep(worktree: Path, preset: str) -> str:
     made = commit(worktree, git("write-tree", cwd=worktree), preset, f"temper: {preset}, as it ran")
     git("update-ref", "--no-deref", "HEAD", made, cwd=worktree)
     return made
+
+
+def keep_checkout(root: Path) -> str | None:
+    """Commit a checkout that runs without a preset, as it is on disk, to refs/temper/no-preset; nothing of it changes.
+
+    Returns the commit, None where there is no git or no first commit. Raises TemperError for what git cannot keep.
+    """
+    try:
+        if resolve("HEAD", root) is None:
+            return None
+    except OSError:  # no git
+        return None
+    prefix = git("rev-parse", "--show-prefix", cwd=root)  # the workspace may lie below the top of its repository
+    kept = [name for name in ("params.yaml", "dvc.lock") if (root / name).exists()]  # ignored or not
+    blobs = {f"{prefix}{name}": store(root, (root / name).read_bytes()) for name in kept}
+    return commit(root, working_tree(root, blobs), NO_PRESET, "temper: as it ran")

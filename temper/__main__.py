@@ -27,7 +27,8 @@ app = typer.Typer(
         "  [cyan]temper ui[/cyan]       the tracked runs in MLflow\n\n"
         "Then edit params.yaml (say, variants.pruned.ratio), see what that touches with [cyan]temper status[/cyan], "
         "and run again.\n\n"
-        "Exit codes: 0 done, 1 failed, 2 params or usage, 3 data refused, 4 training cannot go on, 130 or 143 stopped."
+        "Exit codes: 0 done, 1 failed, 2 params or usage, 3 data refused, 4 training cannot go on, 5 not bit-equal, "
+        "130 or 143 stopped."
     ),
 )
 
@@ -205,6 +206,47 @@ def show(
         from temper.show import show as command
 
         command(version)
+
+
+@app.command()
+def reproduce(
+    version: Annotated[str, typer.Argument(help="A registered version (3) or an alias (champion).")],
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the clone, to look at it.")] = False,
+    stage_timeout_s: Annotated[float, typer.Option(min=1, help="A stage that takes longer is ended.")] = 43_200,
+    preset: Preset = None,
+) -> None:
+    """Make a registered version again in a clean clone, and say whether it is bit-equal or how far it is off.
+
+    The commit that the version names is cloned, its data are brought by their hash from DVC's cache or a remote, and
+    every stage that its cell needs is computed anew: no result is taken from a cache, nothing is registered. A call
+    that was stopped is gone on with by the next. A clone that differs stays: .temper/reproduce/<name>-<version>
+
+    Exit codes: 0 bit-equal, 5 differs, 1 it cannot be made again; else those of the stage that failed.
+    """
+    with reported():
+        enter(preset, fresh=False)
+        from temper.reproduce import reproduce as command
+
+        code = command(version, keep, stage_timeout_s)
+    raise typer.Exit(code)
+
+
+@app.command()
+def lineage(
+    version: Annotated[str, typer.Argument(help="A registered version (3) or an alias (champion).")],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page instead, in one file.")] = None,
+    preset: Preset = None,
+) -> None:
+    """What a version is from: source, data, variants, build, matrix row, and its promotions; with hashes and commits.
+
+    What can no longer be known (a commit or a cached object that is gone) is said below the tree.
+    """
+    with reported():
+        page = html.absolute() if html else None  # as seen from where the command was typed
+        enter(preset, fresh=False)
+        from temper.lineage import lineage as command
+
+        command(version, page)
 
 
 @app.command()

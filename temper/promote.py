@@ -13,8 +13,8 @@ from rich.text import Text
 from components import gates as gates_of
 from components import params
 from components.errors import TemperError
-from flows import dvc, snapshot
-from flows.drive import FIRST, LAST
+from flows import dvc
+from flows.drive import FIRST, LAST, keep
 from flows.dvc import driver_lock
 from temper import matrix, workspace
 
@@ -36,11 +36,11 @@ def promote(dry_run: bool, again: bool) -> None:
     decision = matrix.read_decision()
     if decision is None:
         raise TemperError(f"there is no decision yet; `{workspace.command('run')}` makes it")
-    work = Path("work")
+    work, console = Path("work"), Console()
     with driver_lock():  # a run would replace under our hands what is being registered
-        if not dry_run and (preset := snapshot.standing(Path.cwd())):
+        if not dry_run:
             _as_it_ran()
-            os.environ["TEMPER_COMMIT"] = snapshot.keep(Path.cwd(), preset)
+            os.environ |= keep(lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
         said = stage.apply(
             name,
             decision,

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from components.params.section import Count, FilePath, OpenShare, Positive, Section, Share
+from components import remote
+from components.params.section import Count, FilePath, OpenShare, Positive, Section, Share, Text
+
+
+def _remote(given: str | None) -> str | None:
+    if given is not None and (wrong := remote.problem(given)):
+        raise ValueError(wrong)
+    return given
+
+
+def _endpoint(given: str | None) -> str | None:
+    parts = urlsplit(given or "")
+    if given is not None and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
+        raise ValueError("must be http(s)://host:port, without credentials")
+    return given
 
 
 class Parity(Section):
@@ -62,6 +77,15 @@ class Signing(Section):
     public_key: FilePath | None = None  # where they are only opened
 
 
+class Push(Section):
+    """What a version is made from goes to a DVC remote before its promotion. Left out, nothing is pushed."""
+
+    remote: Annotated[Text | None, AfterValidator(_remote)] = None  # left out: the default of DVC's config
+    endpoint: Annotated[Text | None, AfterValidator(_endpoint)] = None  # of an S3-compatible server; left out: Amazon's
+    required: bool  # whether a push that fails keeps the champion from being replaced
+    timeout_s: Positive
+
+
 class Policy(Section):
     metric: Literal["accuracy"]
     margin: Share  # a cell may be worse than the best and than the champion by at most this
@@ -72,3 +96,4 @@ class Policy(Section):
     integer_share: Share | None = None  # of multiply-adds in integer kernels, by the INT8 certificate that it requires
     objective: Literal["latency_ms", "size_mb", "accuracy"]
     signing: Signing | None = None  # null or left out: as the environment says
+    push: Push | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -62,10 +63,15 @@ def _keys() -> list[str]:
     return sorted(found)
 
 
+def _hidden(got: Any) -> Any:
+    """Without the password of an address."""
+    return re.sub(r"//[^/@]*@", "//...@", got) if isinstance(got, str) else got
+
+
 def _describe(error: Mapping[str, Any], raw: Any, missing: Sequence[tuple[int | str, ...]]) -> str:
     where = _path(error["loc"], raw)
     got = error.get("input")
-    shown = "" if isinstance(got, dict | list) or error["type"] == "missing" else f", got {got!r:.80}"
+    shown = "" if isinstance(got, dict | list) or error["type"] == "missing" else f", got {_hidden(got)!r:.80}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         *parent, key = error["loc"]

@@ -119,3 +119,35 @@ def test_what_ran_is_kept_from_the_standing_worktree(repo: Path) -> None:
     assert snapshot.keep(standing, "other") == made
     (standing / "kept").write_text("by hand\n")  # and then run from inside
     assert git(repo, "show", f"{snapshot.keep(standing, 'other')}:kept") == "by hand\n"
+
+
+def test_a_checkout_without_a_preset_is_kept_and_left_alone(repo: Path) -> None:
+    (repo / ".gitignore").write_text("/ignored\n/.temper/\n/dvc.lock\n")
+    (repo / "dvc.lock").write_text("locked\n")
+    git(repo, "-c", "core.hooksPath=/dev/null", "update-ref", "--create-reflog", "-m", "mine", "refs/stash", head(repo))
+    git(repo, "status")
+    before = [*everything(repo), git(repo, "stash", "list")]
+    made = snapshot.keep_checkout(repo)
+    assert [*everything(repo), git(repo, "stash", "list")] == before
+    assert git(repo, "for-each-ref", "--format=%(refname) %(objectname)", "refs/temper").split() == [
+        "refs/temper/no-preset", made,
+    ]  # fmt: skip
+    shown = {name: git(repo, "show", f"{made}:{name}") for name in ("changed", "dvc.lock", "params.yaml")}
+    assert shown == {"changed": "new\n", "dvc.lock": "locked\n", "params.yaml": "old\n"}
+    assert snapshot.keep_checkout(repo) == made
+
+
+def test_a_workspace_below_the_top_of_its_repository_is_kept_whole(repo: Path) -> None:
+    (repo / "below").mkdir()
+    (repo / "below/params.yaml").write_text("mine\n")
+    made = snapshot.keep_checkout(repo / "below")
+    assert git(repo, "show", f"{made}:below/params.yaml") == "mine\n"
+    assert git(repo, "show", f"{made}:params.yaml") == "old\n"
+
+
+def test_without_git_or_a_commit_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert snapshot.keep_checkout(tmp_path) is None
+    git(tmp_path, "init", "-q")
+    assert snapshot.keep_checkout(tmp_path) is None
+    monkeypatch.setenv("PATH", "")
+    assert snapshot.keep_checkout(tmp_path) is None
