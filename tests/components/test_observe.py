@@ -15,12 +15,13 @@ from components import failures, observe, promote, tracking
 from components.cell import Record
 from components.hashing import sha256_tree
 
+pytestmark = pytest.mark.usefixtures("no_smoke")
 ROOT = Path(__file__).parents[2]
 OUT = Path("work/observed")
 
 
 @pytest.fixture
-def look(tracked: Path, no_smoke: None) -> Callable[[], str]:
+def look(tracked: Path) -> Callable[[], str]:
     """look(): run observe as the stage does; returns one hash over all that it wrote."""
     from components import params
 
@@ -172,8 +173,10 @@ def test_no_news_needs_no_heavy_import(
     decision = decide("base/fp32", make_build("base", "fp32"))
     apply(decision)
     Path("work/engines").mkdir()
+    Path("work/predictions").mkdir()
     if words[0] == "promote":
-        words += ["builds=work/builds", "engines=work/engines", "data=work/data/prepared"]
+        words += ["builds=work/builds", "engines=work/engines", "predictions=work/predictions"]
+        words += ["data=work/data/prepared"]
     check = (
         "import sys; from components import stage; code = stage.main(sys.argv[1:]);"
         "heavy = {'mlflow', 'torch', 'pydantic', 'numpy', 'pandas', 'pyarrow', 'ruamel', 'sklearn'} & set(sys.modules);"
