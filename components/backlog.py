@@ -84,14 +84,17 @@ def _is_pending(folder: Path, address: str) -> bool:
 
 def stage_alive(first: dict[str, Any]) -> bool:
     """Whether the process that wrote this first line may still write; on another host nobody can say: yes."""
-    return bool(first["host"] != socket.gethostname() or record.process_start(first["pid"]) == first["start"])
+    if first["host"] != socket.gethostname():
+        return True
+    this_boot = first.get("boot") in (None, record.boot_id())  # pids and start times begin anew with each
+    return this_boot and record.process_start(first["pid"]) == first["start"]
 
 
 def begin(folder: Path) -> None:
     """Name this process as the driver of a pipeline run, so that its end can be seen."""
     record.begin(folder)
     pid = os.getpid()
-    line = {"pid": pid, "start": record.process_start(pid), "host": socket.gethostname()}
+    line = {"pid": pid, "start": record.process_start(pid), "host": socket.gethostname(), "boot": record.boot_id()}
     (folder / DRIVER).write_text(json.dumps(line), "utf-8")
 
 

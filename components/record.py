@@ -2,7 +2,7 @@
 
 `tracking.drain` turns these files into MLflow runs; a stage itself never imports mlflow. Lines:
 
-    {"stage": "make", "item": "base", "pid": 1, "host": "...", "time": 0.0, "params": {...}}   first
+    {"stage": "make", "item": "base", "pid": 1, "host": "...", "boot": "...", "time": 0.0, "params": {...}}   first
     {"step": 3, "time": 0.0, "metrics": {"loss": 0.1}}                                         any number
     {"cell": "base/fp32", "params": {...}, "metrics": {...}, "tags": {...}}                      any number
     {"status": "FINISHED", "time": 0.0, "metrics": {...}, "artifacts": [path], "results": [path]}   last
@@ -50,6 +50,14 @@ def process_start(pid: int) -> int | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])  # dead, but its parent has not asked yet
+
+
+def boot_id() -> str:
+    """Names this boot of this machine: pids and their start times begin anew with the next. Empty if not known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+    except OSError:
+        return ""
 
 
 def dvc_process() -> tuple[int, int] | None:
@@ -170,6 +178,7 @@ class Recorder:
             pid=os.getpid(),
             start=process_start(os.getpid()),
             host=socket.gethostname(),
+            boot=boot_id(),
             time=time.time(),
             params=dict(params),
         )

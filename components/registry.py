@@ -181,6 +181,19 @@ def with_digest(name: str, digest: str) -> Version | None:
     return next((entry for entry in found if entry is not None), None)
 
 
+def tracked(run: str) -> tuple[str, str] | None:
+    """(experiment, run) by which the tracking store knows a pipeline run; None if it is not there, or on a server."""
+    if (file := database()) is None:
+        return None
+    rows = _query(
+        file,
+        "SELECT runs.experiment_id, runs.run_uuid FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid"
+        " WHERE tags.key = 'temper.record' AND tags.value = ?",
+        run,
+    )
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
+
+
 def files(source: str) -> Path | None:
     """The folder that `source` names if it is on this machine, else None (then it must be downloaded)."""
     parts = urlsplit(source)

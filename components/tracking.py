@@ -218,6 +218,15 @@ def follow(stop: threading.Event, seconds: float = 2.0, root: Path = record.ROOT
             return
 
 
+def tracked(run: str, root: Path = record.ROOT) -> tuple[str, str] | None:
+    """(experiment, run) by which the tracking server knows a pipeline run of this folder; None if it does not."""
+    known = backlog.read_state(root / run, registry.address()).run_id
+    if known is None:
+        return None
+    with plainly():
+        return str(client().get_run(known).info.experiment_id), known
+
+
 # --- builds to registered versions -----------------------------------------------------------------
 
 

@@ -66,8 +66,8 @@ def trainings(threads: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
-def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
-    """Run what is stale; how stages ended is in the Outcome.
+def drive(watch: Watch, threads: int, stage_timeout_s: float, promote: bool = True) -> Outcome:
+    """Run what is stale, with `promote` or without; how stages ended is in the Outcome.
 
     Raises TemperError when the run cannot start or be tracked, Stopped when told to stop.
     """
@@ -91,7 +91,7 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float) -> Outcome:
         tracker = _Tracker(run)
         status = "KILLED"
         try:
-            _stages(outcome, runner, watch)
+            _stages(outcome, runner, watch, promote)
             outcome.failed_cells = failed_cells()
             status = "FAILED" if outcome.exit_code else "FINISHED"
         finally:
@@ -118,7 +118,7 @@ def keep(note: Callable[[str], None]) -> dict[str, str]:
         return {"TEMPER_COMMIT": ""}
 
 
-def _stages(outcome: Outcome, runner: Runner, watch: Watch) -> None:
+def _stages(outcome: Outcome, runner: Runner, watch: Watch, promote: bool) -> None:
     """observe, plan, and then what the plan says."""
     server.configure()
     with _imported_meanwhile():
@@ -134,7 +134,8 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch) -> None:
     outcome.order = list(plan.parents)
     work = {name: parents for name, parents in plan.stale(apart=FIRST).items() if name != LAST}
     # promote is quick, and knows better than dvc.lock whether the registry is where the decision wants it
-    outcome.stale = work | ({LAST: [p for p in plan.parents[LAST] if p in work]} if LAST in plan.parents else {})
+    last = {LAST: [p for p in plan.parents[LAST] if p in work]} if promote and LAST in plan.parents else {}
+    outcome.stale = work | last
     watch.planned(outcome.run, outcome.order, outcome.stale)
     if not work:
         for name in outcome.stale:  # a flow run of nothing would cost more than finding out that there is nothing
@@ -144,13 +145,10 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch) -> None:
     if not server.standing():
         watch.note("starting Prefect" + ("" if server.HOME.joinpath("prefect.db").exists() else " (first time here)"))
     with server.running(runner.logs / "prefect.log"):
-        from flows import retrain
+        from flows import reconcile, retrain
 
-        token = retrain.RUNNER.set(runner)
-        try:
-            retrain.retrain(outcome.run, outcome.stale, return_state=True)
-        finally:
-            retrain.RUNNER.reset(token)
+        reconcile.flow_runs()
+        retrain.run_stages(runner, outcome.run, outcome.stale)
     outcome.failed = dict(runner.failed)
     if any(how != "unchanged" for how, _ in outcome.done.values()):
         dvc.canonical_lock(outcome.order)

@@ -26,6 +26,10 @@ class Busy(Exception):
     """Another process holds DVC's path locks for a moment; worth a retry."""
 
 
+class AtWork(TemperError):
+    """Another run is at work in this workspace."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The whole DAG in the order a plain `dvc repro` takes, and what has changed."""
@@ -157,7 +161,7 @@ def canonical_lock(order: list[str]) -> None:
 
 @contextlib.contextmanager
 def driver_lock() -> Iterator[None]:
-    """Only one driver may run stages in a workspace; raises TemperError that names the one that does."""
+    """Only one driver may run stages in a workspace; raises AtWork that names the one that does."""
     path = Path(".dvc/tmp/driver.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -166,7 +170,7 @@ def driver_lock() -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise TemperError(
+            raise AtWork(
                 f"another temper run is at work in {Path.cwd()} (pid {holder}); "
                 f"wait for it, or stop it with `kill {holder}`"
             ) from None

@@ -142,7 +142,13 @@ class Runner:
         if self._cancelled.is_set():
             raise Cancelled(name)
         if late.is_set():
-            raise StageFailed(name, 1, f"took over {self.timeout_s:.0f} s; raise --stage-timeout-s (log: {log_path})")
+            last = "\n".join(["its last lines:", *said[-8:]]) if said else "it said nothing"
+            raise StageFailed(
+                name,
+                1,
+                f"took over {self.timeout_s:.0f} s and was killed with all it had started; raise --stage-timeout-s if "
+                f"it needs more (log: {log_path}); {last}",
+            )
         own = re.search(r"exited with (-?\d+)", text)
         if own is None and not plainly and BUSY.search(text):
             raise Busy(f"{name}: {said[-1] if said else 'DVC is busy'}")

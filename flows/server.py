@@ -34,18 +34,38 @@ SETTINGS = {
 }
 
 
-def configure() -> None:
-    """Prefect's settings, before it is imported: nothing leaves the workspace, nothing is pickled."""
+def settings() -> dict[str, str]:
+    """Prefect's settings where the environment has no others: nothing leaves the workspace, nothing is pickled."""
     HOME.mkdir(parents=True, exist_ok=True)
     HOME.chmod(0o700)
-    os.environ.setdefault("PREFECT_HOME", str(HOME.resolve()))
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    return {
+        name: os.environ.get(name, value) for name, value in {"PREFECT_HOME": str(HOME.resolve()), **SETTINGS}.items()
+    }
+
+
+def configure() -> None:
+    """Set them, before Prefect is imported."""
+    os.environ |= settings()
+
+
+def command(port: int) -> list[str]:
+    """The server's program, on loopback."""
+    words = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
+    return [sys.executable, *words, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
 
 
 def standing() -> str | None:
     """Address of the server that the user runs, if there is one."""
     return os.environ.get("PREFECT_API_URL") or None
+
+
+def answers(where: str) -> None:
+    """Ask the user's server a question: Prefect itself would try again for minutes. Raises TemperError."""
+    from flows import agenda
+
+    key = os.environ.get("PREFECT_API_KEY")
+    if key is None:  # of Prefect Cloud, which has other questions
+        agenda.ask(where.rstrip("/"), os.environ.get("PREFECT_API_AUTH_STRING", ""), "/admin/version")
 
 
 @contextlib.contextmanager
@@ -54,7 +74,8 @@ def running(log_path: Path, patience_s: float = 120) -> Iterator[None]:
 
     The server's start (5 s; 15 s in a new workspace) and the import of Prefect go on together.
     """
-    if standing():
+    if where := standing():
+        answers(where)
         yield
         return
     with socket.socket() as probe:
@@ -64,10 +85,9 @@ def running(log_path: Path, patience_s: float = 120) -> Iterator[None]:
     mine = {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": password}
     server_env = {**os.environ, "PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_UI_ENABLED": "false"}
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    words = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
     with log_path.open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            tied([sys.executable, *words, "--port", str(port), "--log-level", "error", "--lifespan", "on"]),
+            tied(command(port)),
             env=server_env,
             stdin=subprocess.DEVNULL,
             stdout=log,

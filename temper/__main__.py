@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from temper import preset as presets
-from temper.workspace import console, enter, reported
+from temper.workspace import console, enter, main_checkout, reported
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,7 @@ app = typer.Typer(
         "  [cyan]temper history[/cyan]  what was champion when, and why; [cyan]temper rollback[/cyan] goes back\n\n"
         "  [cyan]temper preset[/cyan]   other data sets and models, beside this one\n\n"
         "  [cyan]temper ui[/cyan]       the tracked runs in MLflow\n\n"
+        "  [cyan]temper up[/cyan]       retrain on schedule\n\n"
         "Then edit params.yaml (say, variants.pruned.ratio), see what that touches with [cyan]temper status[/cyan], "
         "and run again.\n\n"
         "Exit codes: 0 done, 1 failed, 2 params or usage, 3 data refused, 4 training cannot go on, 5 not bit-equal, "
@@ -286,6 +287,41 @@ def ui(
 
         code = command(port)
     raise typer.Exit(code)
+
+
+PortGiven = Annotated[int | None, typer.Option(min=1, max=65535, help="Left out: as last time, or a free one.")]
+
+
+@app.command()
+def up(
+    prefect_port: PortGiven = None,
+    mlflow_port: PortGiven = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when all of it is ready.")] = False,
+) -> None:
+    """Retrain on schedule: start a Prefect server, an MLflow server and the runner, and keep them up. Ctrl-C ends all.
+
+    What is due when is in the section schedule of params.yaml and of each preset, such as
+    [cyan]schedule: {cron: "0 3 * * *", timezone: Europe/Berlin}[/cyan]; Prefect's pages also start a run by hand.
+    All listens on 127.0.0.1 only. [cyan]temper run[/cyan] uses these servers while they are up.
+
+    PREFECT_SERVER_DATABASE_CONNECTION_URL: Prefect keeps its runs in that PostgreSQL instead of SQLite;
+    MLFLOW_BACKEND_STORE_URI: MLflow does. Logs: .temper/logs/up
+    """
+    with reported():
+        root = main_checkout()
+        from temper.up import up as command
+
+        command(root, prefect_port, mlflow_port, detach)
+
+
+@app.command()
+def down() -> None:
+    """End what `temper up` started, in under ten seconds; a run at work is stopped."""
+    with reported():
+        root = main_checkout()
+        from temper.up import down as command
+
+        command(root)
 
 
 @app.command()

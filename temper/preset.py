@@ -34,7 +34,7 @@ def show_all() -> None:
 
         from components import params, registry
         from components.errors import TemperError
-        from temper import overlay, standing
+        from flows import overlay, standing
 
         root, main = standing.checkouts(here)
         table = Table("preset", "what it is", "worktree", "champion", box=None, padding=(0, 2), header_style="dim")
@@ -60,7 +60,7 @@ def show(name: Named) -> None:
     """The merged params, checked: what `temper run --preset NAME` would run."""
     with reported():
         here = enter()
-        from temper import overlay, standing
+        from flows import overlay, standing
 
         typer.echo(overlay.merged(*standing.checkouts(here), name), nl=False)
 
@@ -70,7 +70,7 @@ def remove(name: Named) -> None:
     """Take the worktree of a preset away. What ran stays in refs/temper/NAME, the results in DVC's cache."""
     with reported():
         here = enter()
-        from temper import overlay, standing
+        from flows import overlay, standing
 
         root, main = standing.checkouts(here)
         if standing.path(main, name).is_dir():

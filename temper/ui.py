@@ -16,10 +16,9 @@ from rich.console import Console
 
 from components import registry
 from components.errors import TemperError
-from components.host import QUIET
+from flows import group, parts
 
 PATIENCE_S = 120.0
-NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight more processes, for features not used here
 LOG = Path(".temper/logs/ui.log")
 # MLflow starts processes of its own; this ends them all when the pipe that we hold closes, be it by kill -9.
 REAPER = """import contextlib, os, sys
@@ -31,6 +30,9 @@ with contextlib.suppress(ProcessLookupError):
 def ui(port: int) -> int:
     """Serve until Ctrl-C. Raises TemperError if the port is taken, there is nothing to show, or it does not start."""
     console = Console()
+    if running := group.up(registry.root()):
+        console.print(f"`temper up` shows the runs: [link]{running.mlflow}[/link]")
+        return 0
     where = registry.address()
     if where.startswith("http"):
         console.print(f"The runs are on the server that MLFLOW_TRACKING_URI names: {where}")
@@ -46,13 +48,11 @@ def ui(port: int) -> int:
             raise TemperError(
                 f"port {port} on 127.0.0.1: {error.strerror}; take another: temper ui --port {port % 65535 + 1}"
             ) from None
-    words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", where, "--artifacts-destination", str(registry.mlruns() / "artifacts")]
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            [sys.executable, *words],
-            env={**os.environ, **QUIET, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", **NO_JOBS},
+            parts.mlflow_command(port, where),
+            env={**os.environ, **parts.MLFLOW},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -22,9 +22,12 @@ def enter(preset: str | None = None, fresh: bool = True) -> Path:
 
     There, code and params are brought to those of now if `fresh`, else left as they last ran.
     """
+    from components import registry
+    from flows import group
+
     root = _root()
     if preset is not None:
-        from temper import overlay, standing
+        from flows import overlay, standing
 
         root, main = standing.checkouts(root)
         if fresh:
@@ -34,11 +37,19 @@ def enter(preset: str | None = None, fresh: bool = True) -> Path:
             root = standing.path(main, preset)
             if not root.is_dir():
                 raise TemperError(f"preset {preset} has not run yet; `temper run --preset {preset}` runs it")
-        os.environ["TEMPER_ROOT"] = str(main)
-        if fresh:
-            os.environ["TEMPER_COMMIT"] = standing.head(root)
-        os.chdir(root)
+        standing.enter(main, root, fresh)
         console().print(f"[dim]preset {preset}, in {root}[/dim]", soft_wrap=True)
+    group.join(registry.root())
+    return root
+
+
+def main_checkout() -> Path:
+    """Go to the checkout whose servers are meant, from anywhere inside it or a worktree of its presets."""
+    from components import registry
+
+    _root()
+    root = registry.root()
+    os.chdir(root)
     return root
 
 

@@ -157,7 +157,7 @@ def readme_commands() -> list[str]:
     """What the README's shell blocks say, but for what starts a set-up or a server."""
     blocks = (ROOT / "README.md").read_text("utf-8").split("```sh\n")[1:]
     lines = [line.partition("#")[0].strip() for block in blocks for line in block.split("```")[0].splitlines()]
-    return [line for line in lines if line and not line.startswith("make ") and line != "temper ui"]
+    return [line for line in lines if line and not line.startswith("make ") and line not in ("temper ui", "temper up")]
 
 
 @pytest.mark.parametrize("command", readme_commands())

@@ -10,6 +10,7 @@ from components.params.families import *
 from components.params.fit import *
 from components.params.measure import *
 from components.params.passes import *
+from components.params.schedule import *
 from components.params.section import *
 from components.params.targets import *
 from components.params.whole import *

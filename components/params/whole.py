@@ -18,6 +18,7 @@ from components.params.data import Prepare, Source, Task, Validate
 from components.params.families import Init
 from components.params.measure import Benchmark, Compare, Parity, Policy
 from components.params.passes import Variant
+from components.params.schedule import Retraining
 from components.params.section import Name, Section
 from components.params.targets import Target
 
@@ -37,6 +38,7 @@ class Params(Section):
     benchmark: Benchmark
     compare: Compare
     policy: Policy
+    schedule: Retraining | None = None
 
 
 def _path(loc: tuple[int | str, ...], raw: Any) -> str:
@@ -106,6 +108,19 @@ def check(raw: object) -> Params:
     if wrong := list(tree.errors(params)):
         raise ParamsError(wrong)
     return params
+
+
+def check_schedule(raw: object) -> Retraining | None:
+    """The section `schedule` alone, of a file whose other sections may wait; None if it has none."""
+    given = raw.get("schedule") if isinstance(raw, dict) else None
+    if given is None:
+        return None
+    try:
+        return Retraining.model_validate(given)
+    except ValidationError as error:
+        found = [{**item, "loc": ("schedule", *item["loc"])} for item in error.errors(include_url=False)]
+        missing = [("schedule", *item["loc"]) for item in error.errors() if item["type"] == "missing"]
+        raise ParamsError([_describe(item, raw, missing) for item in found]) from None
 
 
 def read(path: Path) -> Any:

@@ -58,6 +58,7 @@ if name == "split" and Path("holder").exists():  # another process takes the pat
     locks.setdefault("write", {})[str(Path("work/make/b").resolve())] = holder
     Path(".dvc/tmp/rwlock").write_text(json.dumps(locks))
 if Path(f"slow-{name}").exists():
+    print(f"{name} begins", flush=True)
     time.sleep(60)
 if Path(f"fail-{name}").exists():
     print(f"{name}: a planted fault", file=sys.stderr)

@@ -112,7 +112,7 @@ def test_a_signal_ends_the_stages(served: Any, number: int, code: int) -> None:
 
 
 def test_kill_9_leaves_nothing_behind_and_the_next_run_goes_on(
-    served: Any, tmp_path_factory: pytest.TempPathFactory
+    served: Any, prefect: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     plain = tmp_path_factory.mktemp("plain") / "copy"
     shutil.copytree(served.path, plain)
@@ -122,10 +122,15 @@ def test_kill_9_leaves_nothing_behind_and_the_next_run_goes_on(
     process.kill()
     process.communicate()
     assert served.until_quiet() == []
+    (log,) = served.path.glob(".temper/logs/*")
+    (killed,) = flow_runs(prefect, log.name)
+    assert killed["state_name"] == "Running"
 
     (served.path / "slow-make@b").unlink()
     code, outcome, err = served.drive()
     assert code == 0, (outcome, err)
+    (killed,) = flow_runs(prefect, log.name)
+    assert (killed["state_name"], "was killed" in killed["state"]["message"]) == ("Crashed", True)
     type(served)(plain, served.env).dvc("repro")
     assert (served.path / "dvc.lock").read_bytes() == (plain / "dvc.lock").read_bytes()
 
@@ -152,6 +157,23 @@ def test_its_own_server_is_quiet_and_dies_with_the_driver(workspace: Any) -> Non
     assert workspace.until_quiet() == []
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("http://127.0.0.1:9/api", "does not answer"), ("http://127.0.0.1:{port}/api", "was answered with 401")],
+)
+def test_a_server_that_does_not_take_us_is_told_in_seconds(
+    workspace: Any, prefect: str, address: str, said: str
+) -> None:
+    port = prefect.split()[0].split(":")[2].split("/")[0]
+    process = workspace.start(PREFECT_API_URL=address.format(port=port), PREFECT_API_AUTH_STRING="temper:wrong")
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    last = err.strip().splitlines()[-1]
+    assert address.format(port=port) in last and said in last
+    assert workspace.begun() == ["observe"]
+
+
 def test_one_driver_a_workspace(served: Any) -> None:
     served.write("slow-observe")
     first = served.start()
@@ -169,7 +191,8 @@ def test_a_stage_that_takes_too_long_is_ended(served: Any) -> None:
     served.write("slow-make@c")
     code, outcome, _ = served.drive(timeout_s=12)  # DVC itself may take seconds to start
     assert code == 1
-    assert "took over 12 s" in outcome["failed"]["make@c"]
+    assert "took over 12 s and was killed" in outcome["failed"]["make@c"]
+    assert "its last lines:\nmake@c begins" in outcome["failed"]["make@c"]
     assert sorted(name for name in outcome["done"] if name.startswith("make")) == ["make@a", "make@b"]
 
 

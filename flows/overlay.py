@@ -14,9 +14,10 @@ from components.params.section import NAME
 
 FOLDER = Path("presets")
 WHOLE = ("source", "task", "init", "variants", "targets")
+OWN = ("schedule",)
 RULE = (
     "source, task, init, variants and targets replace those of params.yaml as a whole if given; "
-    "every other section merges key by key, where lists and plain values replace"
+    "every other section merges key by key, where lists and plain values replace; a schedule is each file's own"
 )
 
 
@@ -42,7 +43,8 @@ def merge(below: Any, above: Any) -> Any:
 
 def overlay(base: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
     """See RULE."""
-    return {**base, **{key: value if key in WHOLE else merge(base.get(key), value) for key, value in preset.items()}}
+    below = {key: value for key, value in base.items() if key not in OWN}
+    return {**below, **{key: value if key in WHOLE else merge(below.get(key), value) for key, value in preset.items()}}
 
 
 def choose_source(given: Any, main: Path, where: str = "source") -> Any:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from components.errors import ParamsError, TemperError
 from components.params.section import NAME
-from flows import snapshot
+from flows import overlay, snapshot
 from flows.dvc import driver_lock
-from temper import overlay
 
 
 def main_checkout(root: Path) -> Path:
@@ -89,6 +88,14 @@ def refresh(root: Path, preset: str) -> Path:
         if moved or not (folder / ".dvc/config.local").exists():
             _share_cache(main, folder)
     return folder
+
+
+def enter(main: Path, folder: Path, fresh: bool) -> None:
+    """Let this process work in the worktree; with `fresh`, what it makes names the commit of now."""
+    os.environ["TEMPER_ROOT"] = str(main)
+    if fresh:
+        os.environ["TEMPER_COMMIT"] = head(folder)
+    os.chdir(folder)
 
 
 def _moved(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from components import params
 from components.errors import ParamsError
-from temper import overlay
+from flows import overlay
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)

@@ -1,0 +1,118 @@
+"""The parts of `temper up`: which program, with which environment, and when it is ready. All of it on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from components import registry
+from components.errors import ParamsError
+from components.host import QUIET
+from flows import server
+from flows.group import Group
+from flows.supervise import Part
+
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+MLFLOW = QUIET | {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for features not used here
+}
+READY = "temper: polling"  # what the runner prints once
+
+
+def environment() -> dict[str, str]:
+    """What each part starts from: nothing of another server, nothing sent anywhere; `python` is this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    named = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+    return {key: value for key, value in os.environ.items() if key not in named} | QUIET | {"PATH": path}
+
+
+def prefect(group: Group) -> Part:
+    env = server.settings() | {"PREFECT_UI_ENABLED": "true", "PREFECT_UI_API_URL": f"{group.prefect}/api"}
+    env["PREFECT_SERVER_API_AUTH_STRING"] = group.password
+    return Part(
+        "prefect",
+        server.command(group.prefect_port or 0),
+        environment() | env,
+        _answers(f"{group.prefect}/api/health"),
+    )
+
+
+def mlflow_command(port: int, store: str) -> list[str]:
+    """MLflow's own server on a store; names other than loopback's are refused, and pages of other sites."""
+    words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"]
+    words += ["--backend-store-uri", store, "--artifacts-destination", str(registry.mlruns() / "artifacts")]
+    return [sys.executable, *words]
+
+
+def mlflow(group: Group) -> Part:
+    store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or registry.address()
+    return Part(
+        "mlflow",
+        mlflow_command(group.mlflow_port or 0, store),
+        environment() | MLFLOW,
+        _answers(f"{group.mlflow}/health"),
+    )
+
+
+def runner(group: Group, root: Path) -> Part:
+    env = server.settings() | {"PREFECT_API_URL": f"{group.prefect}/api", "PREFECT_API_AUTH_STRING": group.password}
+    env |= {"TEMPER_CHECKOUT": str(root), "PYTHONUNBUFFERED": "1", "PREFECT_LOGGING_LEVEL": "INFO"}
+    env["TEMPER_MLFLOW"] = group.mlflow
+    if group.tracks:
+        env["MLFLOW_TRACKING_URI"] = group.mlflow
+    return Part("runner", [sys.executable, "-m", "flows.worker"], environment() | env, _said(READY))
+
+
+def _answers(address: str) -> Callable[[Path], bool]:
+    def ready(log: Path) -> bool:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            with urllib.request.urlopen(address, timeout=5):  # noqa: S310  # our own loopback address
+                return True
+        return False
+
+    return ready
+
+
+def _said(words: str) -> Callable[[Path], bool]:
+    return lambda log: log.exists() and words in log.read_text("utf-8", errors="replace")
+
+
+def port(flag: str, given: int | None, kept: int | None, usual: int, taken: Mapping[str, int]) -> int:
+    """A free port on loopback: the one asked for, else that of the last time, else the usual one, else any.
+
+    Raises ParamsError if the one asked for is taken, or if none is free.
+    """
+    others = set(taken.values())
+    if given is not None:
+        if given in others or (why := _taken(given)):
+            raise ParamsError([f"{flag} {given}: {'given twice' if given in others else why}; take another"])
+        return given
+    for candidate in (kept, usual, 0):
+        if candidate is None or candidate in others or _taken(candidate):
+            continue
+        return candidate or _any()
+    raise ParamsError([f"{flag}: no port on 127.0.0.1 is free; end a program that listens"])
+
+
+def _taken(number: int) -> str:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError as error:
+            return f"127.0.0.1 has it taken ({error.strerror})"
+    return ""
+
+
+def _any() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
