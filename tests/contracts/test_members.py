@@ -17,7 +17,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from components import assemble, build, graph, host, params, runtime
+from components import assemble, build, graph, host, make, params, runtime
 from components.data import Spec, read_rows
 from components.errors import DataError, NotMeasured, TrainingError
 from components.families import FAMILIES
@@ -322,7 +322,7 @@ def tiny(family: str, spec: Spec) -> Model:
 def context(prepared: Path, spec: Spec, out: Path, parent_sha256: str = "") -> Context:
     out.mkdir(parents=True, exist_ok=True)
     return Context(
-        rows=lambda split: read_rows(prepared, split, spec).head(96),
+        rows=lambda split: make.rows_of(prepared, split, spec).head(96),
         create=lambda made: assemble.create(made, spec),
         seed=0,
         out=out,
