@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import answers, journal, promote, registry, rollback, runtime, smoke, tracking
+from components import answers, journal, package, promote, registry, rollback, runtime, signing, smoke, tracking
 from components.data import Spec, read_rows
 from components.errors import TemperError
 
@@ -62,7 +62,7 @@ def test_images_are_answered_as_they_were_evaluated_and_the_proof_is_kept(
     assert folder is not None
     with (folder / "MLmodel").open("a") as file:
         file.write("# changed\n")
-    with pytest.raises(TemperError, match=r"version 2 .* cannot take over: .* had .* when it was promoted; version 1 "):
+    with pytest.raises(TemperError, match=r"version 2 .* cannot take over: .* was changed after .*version 1 "):
         rollback.back("digits", 2, "back again")
     assert registry.registered("digits").aliases == {"champion": 1}
 
@@ -75,7 +75,11 @@ def test_texts_are_answered_as_they_were_evaluated(tracked: Path, shipped: Path,
         parts[name].write_text("of a test", "utf-8")
     (tracked / "matrix.json").write_text("{}", "utf-8")
     tags = {"digest": runtime.digest(shipped), "cell": "base/fp32", "pipeline_run": "test"}
-    tracking.register("texts", smoke.LOADER, parts, card["spec"], tags, tracked / "matrix.json")
+
+    def sealed(folder: Path) -> Any:
+        return package.seal(folder, signing.configured())
+
+    tracking.register("texts", package.LOADER, parts, card["spec"], tags, tracked / "matrix.json", sealed)
     evaluated(prepared_texts, shipped, CELL)
     assert smoke.challenger("texts", 1, CELL, prepared_texts)["smoke"].startswith("passed: 32 rows")
     assert registry.registered("texts").aliases == {"challenger": 1}
