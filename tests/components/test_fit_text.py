@@ -60,7 +60,7 @@ def test_it_resumes_to_the_same_bits(changes: dict[str, Any], tmp_path: Path, mo
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_what_full_does(precision: str, tmp_path: Path) -> None:
-    made: dict[str, Any] = {"epochs": 16, "optimizer": texts.FIT["optimizer"] | {"lr": 0.02}}
+    made: dict[str, Any] = {"epochs": 12, "optimizer": texts.FIT["optimizer"] | {"lr": 0.01}}
     half = train(texts.model(), tmp_path / "half", precision=precision, **made)
     full = train(texts.model(), tmp_path / "full", **made)
     assert half[-1]["validation_accuracy"] > 0.95
