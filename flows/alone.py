@@ -1,8 +1,8 @@
 """Single flight: which process a flow run is, and whether another run has already done what it is due for.
 
 A run that is due while another of its deployment runs never starts: the server cancels it (prefect.yaml,
-CANCEL_NEW). What piled up while no worker looked is the matter here: the runs that are late start one after the
-other, and all but the first find that a run began after they were due.
+CANCEL_NEW). Of what piled up while no worker looked the earliest runs, and the server cancels what the worker asks for
+meanwhile. The matter here is what it asks for later: it finds that a run began after it was due.
 """
 
 from __future__ import annotations

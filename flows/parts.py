@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from components import registry
-from components.errors import ParamsError
+from components.errors import ParamsError, TemperError
 from components.host import QUIET
-from flows import server
+from flows import agenda, server
 from flows.group import Group
 from flows.supervise import Part
 
@@ -40,7 +40,7 @@ def prefect(group: Group) -> Part:
         "prefect",
         server.command(group.prefect_port or 0),
         environment() | env,
-        _answers(f"{group.prefect}/api/health"),
+        _lets_us_in(group),
     )
 
 
@@ -69,6 +69,18 @@ def runner(group: Group, root: Path) -> Part:
     if group.tracks:
         env["MLFLOW_TRACKING_URI"] = group.mlflow
     return Part("runner", [sys.executable, "-m", "flows.worker"], environment() | env, _said(READY))
+
+
+def _lets_us_in(group: Group) -> Callable[[Path], bool]:
+    """Not another group's server, which took the port a moment before: ours ends then, and says so."""
+
+    def ready(log: Path) -> bool:
+        with contextlib.suppress(TemperError):
+            agenda.ask(f"{group.prefect}/api", group.password, "/admin/version")
+            return True
+        return False
+
+    return ready
 
 
 def _answers(address: str) -> Callable[[Path], bool]:
