@@ -109,3 +109,29 @@ async def _remove_gone(client: PrefectClient, names: set[str], tags: list[str]) 
     for deployment in found:
         if deployment.name not in names:
             await client.delete_deployment(deployment.id)
+
+
+def main() -> int:
+    """`python -m flows.deployments`: register all that params.yaml and the presets say with the server in
+    PREFECT_API_URL. `prefect deploy` makes the one of prefect.yaml, and then fails: its client asks 3.8.8's server for
+    workers in a way that this server refuses."""
+    import asyncio
+    import sys
+
+    from flows import schedules
+
+    root = Path.cwd()
+    try:
+        planned = schedules.planned(root)
+        missing = asyncio.run(register(root, planned))
+    except TemperError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    sys.stdout.write(f"registered: {', '.join(one.name for one in planned)}\n")
+    for one in missing:
+        sys.stderr.write(f"{one.name}: a block that its schedule names is not there; make it in Prefect's pages\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
