@@ -125,7 +125,7 @@ def test_a_missing_key_is_told_by_the_first_stage(variable: str, keys: Path, mon
     from components import params
 
     values = params.load().model_dump(mode="json", by_alias=True)
-    wanted = {key: values[key] for key in ("name", "source", "init", "variants", "targets", "policy")}
+    wanted = {key: values[key] for key in ("name", "source", "prepare", "init", "variants", "targets", "policy")}
     monkeypatch.setenv(variable, "nowhere")
     with pytest.raises(ParamsError, match=f"^{variable}: nowhere cannot be read: No such file"):
         observe.run(**wanted, out=Path("out"), previous=None)
