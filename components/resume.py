@@ -68,6 +68,11 @@ def restore(
                 _, number, key = name.split(".", 2)
                 state.setdefault(int(number), {})[key] = x
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, kept in optimizer.state.items():
+            for key, x in kept.items():
+                # In memory as the parameter is: fused optimizers go through both side by side.
+                if torch.is_tensor(x) and x.shape == parameter.shape:
+                    kept[key] = torch.empty_like(parameter, dtype=x.dtype).copy_(x)
         torch.set_rng_state(tensors["random"])
         progress: dict[str, float] = said["progress"]
         return progress
