@@ -19,7 +19,7 @@ class Absent(Exception):
 def params_of(preset: str, root: Path) -> Any:
     """The checked params of `temper run --preset`. Raises Absent where they would be fetched from the hub."""
     from components import params
-    from temper import overlay
+    from flows import overlay
 
     found = params.check(YAML(typ="safe").load(overlay.merged(root, root, preset)))
     if found.source.kind == "hub":

@@ -157,7 +157,7 @@ def find(name: str, which: str) -> Version:
     if found is None:
         told = ", ".join(f"{alias} is {at}" for alias, at in sorted(aliases.items()))
         told = told or "none is registered yet; `temper run` makes one"
-        raise TemperError(f"{which}: {name} has no such version or alias ({told})")
+        raise TemperError(f"{name} has no version {which[:50]} ({told})")
     return found
 
 

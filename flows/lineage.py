@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import registry
+from components import journal, registry
 from components.errors import TemperError
 from flows import objects, snapshot
 from flows.clone import RAW
@@ -219,18 +219,14 @@ def _version(version: registry.Version, committed: str) -> Facts:
 
 
 def _moves(name: str, number: int) -> list[Move]:
-    """Of the journal, whose lines have at least model, from, to and time."""
-    journal = registry.mlruns() / "promotions.jsonl"
-    lines = [_json(line) for line in journal.read_text("utf-8").splitlines()] if journal.exists() else []
     moves = []
-    for line in lines:
-        if line.get("model") != name or number not in (line.get("from"), line.get("to")):
+    for line in journal.read().of(name):
+        if number not in (line.before, line.to):
             continue
-        before = f"version {line['from']}" if line.get("from") is not None else "none"
-        words = f"{line.get('action', 'promote')}: champion from {before} to version {line.get('to')}"
-        reason = f"; {line['reason']}" if line.get("reason") else ""
-        who = "@".join(str(line[key]) for key in ("who", "host") if line.get(key))
-        moves.append(Move(str(line.get("time", "")), words + reason, who))
+        before = "none" if line.before is None else f"version {line.before}"
+        reason = f"; {line.fields['reason']}" if line.fields.get("reason") else ""
+        who = "@".join(str(line.fields[key]) for key in ("who", "host") if line.fields.get(key))
+        moves.append(Move(line.time, f"{line.action}: champion from {before} to version {line.to}{reason}", who))
     return moves
 
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import registry, runtime
+from components import package, registry
 from components.errors import DataError, TemperError
 from flows import clone, dvc, rebuilt
 from flows.drive import FIRST, Watch, stoppable
@@ -49,40 +48,20 @@ def reproduce(version: registry.Version, name: str, watch: Watch, timeout_s: flo
     workspace = Path.cwd()
     with clone.made(version, name, workspace) as made, stoppable():
         result = Result(version.tags["git.commit"], made.folder)
-        with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
-            original = _original(version, name, Path(scratch))  # before work starts
+        with package.verified(name, version.version) as original:  # before work starts
             with chdir(made.folder):
                 ran = _stages(made, version, workspace, watch, timeout_s)
                 for stage in ran:
                     result.stages[stage] = rebuilt.stage(stage, made, workspace)
                     if stage == FIRST and "ingest" not in ran:
                         result.stages["ingest"] = "not run: its data came by their hash"
-                result.digest, result.differences = rebuilt.build(version, original)
+                result.digest, result.differences = rebuilt.build(version, original.folder / "artifacts")
                 result.equal = result.digest == version.digest
             result.notes = [*made.notes, *rebuilt.elsewhere(made, version, workspace)]
         made.over()
         if result.equal and not keep:
             shutil.rmtree(made.top, ignore_errors=True)
         return result
-
-
-def _original(version: registry.Version, name: str, scratch: Path) -> Path:
-    """The folder with what was registered. Raises TemperError if it is gone or not what was registered."""
-    folder = registry.files(version.source)
-    if folder is None:
-        from components import tracking
-
-        folder = tracking.download(version.source, scratch)
-    folder /= "artifacts"
-    called = f"version {version.version} of {name}"
-    if not (folder / "build.json").exists():
-        raise TemperError(f"{called}: its registered files are not at {folder}; bring them back to compare with them")
-    if (found := runtime.digest(folder)) != version.digest:
-        raise TemperError(
-            f"{called}: its registered files have the digest {found[:12]}, the registry says "
-            f"{str(version.digest)[:12]}: they were changed after they were registered"
-        )
-    return folder
 
 
 def _stages(made: clone.Clone, version: registry.Version, workspace: Path, watch: Watch, timeout_s: float) -> list[str]:

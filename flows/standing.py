@@ -14,7 +14,7 @@ from pathlib import Path
 
 from components.errors import ParamsError, TemperError
 from components.params.section import NAME
-from flows import overlay, snapshot
+from flows import objects, overlay, snapshot
 from flows.dvc import driver_lock
 
 
@@ -126,20 +126,17 @@ def _lock(main: Path, folder: Path, preset: str) -> str | None:
 def _share_cache(main: Path, folder: Path) -> None:
     """Let the worktree's DVC use the cache of the main checkout."""
 
-    def dvc(*words: str, cwd: Path) -> str:
-        answer = subprocess.run(
-            [sys.executable, "-m", "dvc", *words],
-            cwd=cwd,
-            env={**os.environ, "DVC_NO_ANALYTICS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if answer.returncode:
-            raise TemperError(f"dvc {' '.join(words)} in {cwd}: {answer.stderr.strip()}")
-        return answer.stdout.strip()
-
-    dvc("cache", "dir", "--local", dvc("cache", "dir", cwd=main), cwd=folder)
+    words = ["cache", "dir", "--local", str(objects.cache(main).parents[1])]
+    answer = subprocess.run(
+        [sys.executable, "-m", "dvc", *words],
+        cwd=folder,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise TemperError(f"dvc {' '.join(words)} in {folder}: {answer.stderr.strip()}")
 
 
 def remove(root: Path, preset: str) -> bool:

@@ -92,11 +92,7 @@ def _registered(name: str, number: int, since: str) -> str:
     """The text of the matrix that a version was registered with."""
     from components import registry, tracking
 
-    version = registry.version(name, number)
-    if version is None:
-        known = registry.registered(name).aliases
-        told = ", ".join(f"{alias} is {at}" for alias, at in known.items()) or "none is registered yet"
-        raise TemperError(f"{name} has no version {number} ({told}); a git revision may be named too")
+    version = registry.find(name, str(number))
     if (kept := version.tags.get("matrix")) is None:
         commit = version.tags.get("git.commit")
         instead = f"; its git commit may have it: `temper matrix --against {commit[:12]}`" if commit else ""

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from components import journal, move, params, registry
-from components.errors import TemperError
 from temper import workspace
 from temper.history import moved, who
 
@@ -18,12 +17,8 @@ from temper.history import moved, who
 def show(which: str) -> None:
     """`which`: a number or an alias. Raises TemperError for a version that is not there."""
     name = params.load().name
-    found = registry.registered(name)
-    number = int(which) if which.isdigit() else found.aliases.get(which)
-    version = registry.version(name, number) if number is not None else None
-    if number is None or version is None:
-        told = ", ".join(f"{alias} is {at}" for alias, at in sorted(found.aliases.items())) or "none is registered yet"
-        raise TemperError(f"{name} has no version {which} ({told})")
+    found, version = registry.registered(name), registry.find(name, which)
+    number = version.version
     known = journal.read()
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True, style="dim")

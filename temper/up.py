@@ -40,8 +40,8 @@ def up(root: Path, prefect_port: int | None, mlflow_port: int | None, detach: bo
     if given := server.standing():
         raise ParamsError(
             [
-                f"PREFECT_API_URL: names a Prefect server already, {given}: `prefect deploy --all` and `prefect worker "
-                f"start --pool temper` use that one; unset it to start one here"
+                f"PREFECT_API_URL: names a Prefect server already, {given}: `python -m flows.deployments` and `prefect "
+                f"worker start --pool temper` use that one; unset it to start one here"
             ]
         )
     schedules.planned(root)

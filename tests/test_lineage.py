@@ -151,6 +151,6 @@ def test_a_lineage_is_drawn(workspace: Workspace, tmp_path: Path) -> None:
 def test_versions_that_are_not_there(workspace: Workspace) -> None:
     for command in ("reproduce", "lineage"):
         said = workspace("temper", command, "7", code=1)
-        assert "7: digits has no such version or alias (champion is 1" in " ".join(said.split())
+        assert "digits has no version 7 (champion is 1" in " ".join(said.split())
     said = workspace("temper", "lineage", "1", "--html", "/nowhere/x.html", code=1)
     assert "/nowhere/x.html: cannot be written" in said
