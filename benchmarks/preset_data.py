@@ -38,12 +38,15 @@ def make(preset: str, root: Path, folder: Path) -> Any:
 
     for name in ("raw", "valid", "data", "init"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    identity, _ = SOURCES[found.source.kind].observe(found.source, None)
-    (folder / "source.json").write_text(json.dumps(identity), "utf-8")
+    corpus = found.prepare.corpus
+    for name, source in (("source", found.source), ("corpus", corpus.source if corpus else None)):
+        identity = SOURCES[source.kind].observe(source, None)[0] if source else None
+        (folder / f"{name}.json").write_text(json.dumps(identity), "utf-8")
     (folder / "checkpoint.json").write_text("null", "utf-8")
-    ingest.run(found.source, folder / "source.json", folder / "raw")
+    ingest.run(found.source, found.prepare, folder / "source.json", folder / "corpus.json", folder / "raw")
     validate.run(found.task, found.validate_, folder / "raw", folder / "valid")
-    prepare.run(found.task, found.prepare, folder / "valid", folder / "checkpoint.json", folder / "data")
+    files = folder / "valid", folder / "checkpoint.json", folder / "raw"
+    prepare.run(found.task, found.prepare, *files, folder / "data")
     init.run(
         found.init, found.seed, found.threads,
         spec=folder / "data/spec.json", checkpoint=folder / "checkpoint.json", out=folder / "init",

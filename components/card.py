@@ -78,6 +78,9 @@ def _data(data: Path, matrix: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"- source: {safe(told)}"
         aside = known["rows"] - sum(rows.values())
+        if beside := known.get("corpus"):
+            told = f"{beside['rows']:,} texts without labels, for pretraining only; sha256 `{beside['sha256']}`"
+            yield f"- corpus: {safe(str(beside['source'].get('path') or beside['source'].get('dataset')))}, {told}"
         yield f"- {known['rows']:,} rows came in, of which {aside:,} were set aside; sha256 `{known['sha256']}`"
     else:
         yield "- source: its manifest was not in the workspace that registered this version"

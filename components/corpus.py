@@ -7,7 +7,6 @@ so is a text that a row of validation, calibration or test holds: nothing learns
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from components.batches import batches, open_parquet
 from components.data import SPLITS, TOKENIZER, Vocabulary
 from components.errors import DataError
 from components.params import Corpus, TextClassification
-from components.sources import SOURCES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,29 +27,23 @@ FILE = "corpus.parquet"
 
 
 def run(
-    corpus: Corpus, observed: Path, task: TextClassification, vocabulary: Vocabulary, schema: pa.Schema, out: Path
+    corpus: Corpus, raw: Path, task: TextClassification, vocabulary: Vocabulary, schema: pa.Schema, out: Path
 ) -> dict[str, int]:
     """Write out/corpus.parquet with the columns of a split, `schema`; its label is -1. Returns counts.
 
-    `out` holds the splits and the tokenizer already. Raises DataError for a corpus that was changed since it was
-    observed, has no such column, or of which nothing can be used.
+    `raw` has the texts as ingest brought them in, `out` the splits and the tokenizer. Raises DataError if none can be
+    used.
     """
     import pyarrow.parquet as pq
 
     counts: Counter[str] = Counter()
     seen = _held_out(out)
-    try:
-        with SOURCES[corpus.source.kind].read(corpus.source) as reader, pq.ParquetWriter(out / FILE, schema) as writer:
-            for batch in reader:
-                usable = list(_usable(batch, corpus, task, seen, counts))
-                if table := _rows(usable, task, vocabulary, schema, out):
-                    writer.write_table(table)
-                    counts["rows"] += len(table)
-        identity, _ = SOURCES[corpus.source.kind].observe(corpus.source, None)
-    except DataError as error:
-        raise DataError(f"prepare.corpus: {error}") from None
-    if identity != json.loads(observed.read_text("utf-8")):
-        raise DataError(f"prepare.corpus: the {corpus.source.kind} data changed while they were read; run again")
+    with open_parquet(raw / FILE) as file, pq.ParquetWriter(out / FILE, schema) as writer:
+        for batch in batches(file, [corpus.column]):
+            usable = list(_usable(batch.column(corpus.column), task, seen, counts))
+            if table := _rows(usable, task, vocabulary, schema, out):
+                writer.write_table(table)
+                counts["rows"] += len(table)
     if not counts["rows"]:
         told = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in sorted(counts.items()))
         raise DataError(f"prepare.corpus: none of its texts can be used ({told or 'no rows'}); name another column")
@@ -74,16 +66,8 @@ def _held_out(prepared: Path) -> set[str]:
     return found
 
 
-def _usable(
-    batch: pa.RecordBatch, corpus: Corpus, task: TextClassification, seen: set[str], counts: Counter[str]
-) -> Iterator[str]:
+def _usable(column: pa.ChunkedArray, task: TextClassification, seen: set[str], counts: Counter[str]) -> Iterator[str]:
     """The texts to learn from, each once; counts what is left out."""
-    import pyarrow as pa
-
-    if corpus.column not in batch.schema.names:
-        there = ", ".join(batch.schema.names[:20])
-        raise DataError(f"has no column {corpus.column!r}; it has {there}")
-    column = pa.chunked_array([batch.column(corpus.column)])
     for value, fault in zip(*text.strings(column, task.max_characters), strict=True):
         counts["texts"] += 1
         if fault is not None or value is None:

@@ -1,15 +1,16 @@
-"""Bring one version of the data in: data.parquet with the source's columns, and manifest.json."""
+"""Bring one version of the data in: data.parquet with the source's columns, corpus.parquet if there is one, and
+manifest.json."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.errors import DataError
 from components.hashing import sha256_file
-from components.params import Source
+from components.params import Prepare, Source
 from components.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -36,25 +37,52 @@ def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
-def run(source: Source, observed: Path, out: Path) -> dict[str, int]:
-    """Same input, same bytes. Raises DataError if the data changed since they were observed."""
+def bring(source: Source, observed: Path, path: Path, column: str | None = None) -> dict[str, Any]:
+    """Write the rows, or one column of them, to `path`; returns what identifies them. Same input, same bytes.
+
+    Raises DataError if there is no such column, or if the data changed since they were observed.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    member = SOURCES[source.kind]
+    member, rows = SOURCES[source.kind], 0
     earlier = json.loads(observed.read_text("utf-8"))
-    path, rows = out / "data.parquet", 0
-    with member.read(source) as reader, pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
-        for table in _groups(reader):
-            writer.write_table(table, ROW_GROUP)
-            rows += len(table)
+    with member.read(source) as reader:
+        schema = reader.schema
+        if column is not None:
+            if column not in schema.names:
+                raise DataError(f"has no column {column!r}; it has {', '.join(schema.names[:20])}")
+            schema = pa.schema([schema.field(column)])
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for table in _groups(reader):
+                writer.write_table(table.select(schema.names), ROW_GROUP)
+                rows += len(table)
     identity, _ = member.observe(source, None)
     if identity != earlier:
-        raise DataError(f"source: the {source.kind} data changed while they were read; run again")
-    manifest = {
+        raise DataError(f"the {source.kind} data changed while they were read; run again")
+    return {
         "source": identity,
         "rows": rows,
-        "columns": {field.name: str(field.type) for field in reader.schema},
+        "columns": {field.name: str(field.type) for field in schema},
         "sha256": sha256_file(path),
     }
+
+
+def run(source: Source, prepare: Prepare, observed: Path, corpus: Path, out: Path) -> dict[str, int]:
+    """`observed` and `corpus` say what the source and prepare.corpus were when they were looked at."""
+
+    def brought(where: str, *what: Any) -> dict[str, Any]:
+        try:
+            return bring(*what)
+        except DataError as error:
+            # What a source says of itself begins with its own place.
+            raise DataError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+
+    manifest = brought("source", source, observed, out / "data.parquet")
+    figures = {"rows": manifest["rows"], "columns": len(manifest["columns"])}
+    if beside := prepare.corpus:
+        path = out / "corpus.parquet"
+        manifest["corpus"] = brought("prepare.corpus", beside.source, corpus, path, beside.column)
+        figures["corpus_rows"] = manifest["corpus"]["rows"]
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    return {"rows": rows, "columns": len(reader.schema), "bytes": path.stat().st_size}
+    return figures | {"bytes": (out / "data.parquet").stat().st_size}

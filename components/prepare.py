@@ -127,12 +127,10 @@ def _tokenizer(task: Task, checkpoint: Path) -> Path | None:
     return fetch(identity) if identity else None
 
 
-def run(
-    task: Task, prepare: Prepare, valid: Path, checkpoint: Path, corpus: Path, out: Path
-) -> dict[str, dict[str, int]]:
+def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, raw: Path, out: Path) -> dict[str, dict[str, int]]:
     """One Parquet file a split (row_id, input.<name>, text.<name>, label), rows in hash order, and spec.json.
 
-    Beside them corpus.parquet if params name a corpus, whose identity is in the file `corpus`.
+    Beside them corpus.parquet if params name a corpus, whose texts are in the folder `raw`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -196,7 +194,7 @@ def run(
     ).write(out)
     beside: dict[str, dict[str, int]] = {}
     if prepare.corpus is not None and isinstance(task, TextClassification) and learned.vocabulary is not None:
-        beside["corpus"] = unlabelled.run(prepare.corpus, corpus, task, learned.vocabulary, schema, out)
+        beside["corpus"] = unlabelled.run(prepare.corpus, raw, task, learned.vocabulary, schema, out)
     counts = [np.bincount(labels[side == i], minlength=len(task.classes)) for i in range(len(SPLITS))]
     return {
         "rows": {name: int(count.sum()) for name, count in zip(SPLITS, counts, strict=True)},

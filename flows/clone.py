@@ -136,9 +136,10 @@ def bring_data(clone: Clone, workspace: Path, params: dict[str, Any]) -> bool:
 
 
 def link_inputs(clone: Clone, params: dict[str, Any]) -> None:
-    """Relative paths of a source and a checkpoint are those of the main checkout, where git may not know them."""
+    """Relative paths of a source, a corpus and a checkpoint are those of the main checkout, where git may not know them."""
     model = (params.get("init") or {}).get("model") or {}
-    for given in ((params.get("source") or {}).get("path"), model.get("checkpoint")):
+    corpus = ((params.get("prepare") or {}).get("corpus") or {}).get("source") or {}
+    for given in ((params.get("source") or {}).get("path"), corpus.get("path"), model.get("checkpoint")):
         if not isinstance(given, str) or Path(given).is_absolute():
             continue
         here, there = clone.folder / given, clone.main / given

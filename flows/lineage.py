@@ -128,6 +128,7 @@ def _data(
     facts = {
         "rows": f"{manifest['rows']:,}" if isinstance(manifest.get("rows"), int) else "",
         "sha256 of data.parquet": str(manifest.get("sha256", "")),
+        "corpus": _words(manifest.get("corpus")),
         "raw, in DVC": raw,
         "prepared, in DVC": lock.get("prepare", {}).get("work/data/prepared", ""),
         "sha256 prepared": tags.get("data.sha256", ""),

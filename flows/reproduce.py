@@ -149,6 +149,8 @@ def _stand_in() -> None:
     yaml, path = YAML(), Path("params.yaml")
     raw = yaml.load(path.read_text("utf-8"))
     raw["source"] = {"kind": "parquet", "path": f"{clone.RAW}/data.parquet"}
+    if corpus := (raw.get("prepare") or {}).get("corpus"):
+        corpus["source"] = {"kind": "parquet", "path": f"{clone.RAW}/corpus.parquet"}
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(raw, file)
 

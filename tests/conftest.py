@@ -103,7 +103,7 @@ def prepared_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer=WordPiece(kind="wordpiece", vocabulary=128, lowercase=True),
     )
     shares = Prepare(split=Split(train=0.6, validation=0.15, calibration=0.1, test=0.15))
-    prepare.run(task, shares, root / "valid", root / "checkpoint.json", root / "checkpoint.json", root / "prepared")
+    prepare.run(task, shares, root / "valid", root / "checkpoint.json", root, root / "prepared")
     return root / "prepared"
 
 

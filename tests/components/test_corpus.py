@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components import corpus, make, observe, params, prepare
+from components import ingest, make, observe, params, prepare
 from components.data import Spec, read_rows
 from components.errors import DataError
 from components.passes import pretrain
@@ -35,14 +35,18 @@ def prepared(at: Path, texts: list[Any] | pa.Array, column: str = "words") -> tu
     labels = ["sport" if i % 2 else "money" for i in range(40)]
     pq.write_table(pa.table({"text": rows, "label": labels}), at / "valid/data.parquet")
     pq.write_table(pa.table({column: texts}), at / "corpus-source.parquet")
-    source = {"kind": "parquet", "path": str(at / "corpus-source.parquet")}
-    asked = params.Corpus.model_validate({"source": source, "column": "words"})
-    identity, _ = observe.unlabelled({"source": source}, None)
-    (at / "corpus.json").write_text(json.dumps(identity), "utf-8")
-    (at / "checkpoint.json").write_text("null", "utf-8")
-    (at / "out").mkdir()
-    files = at / "valid", at / "checkpoint.json", at / "corpus.json"
-    return at / "out", prepare.run(TASK, params.Prepare(split=SHARES, corpus=asked), *files, at / "out")
+    beside, own = (
+        {"kind": "parquet", "path": str(at / path)} for path in ("corpus-source.parquet", "valid/data.parquet")
+    )
+    asked = params.Corpus.model_validate({"source": beside, "column": "words"})
+    for name, source in (("source", own), ("corpus", beside)):
+        (at / f"{name}.json").write_text(json.dumps(observe.unlabelled({"source": source}, None)[0]), "utf-8")
+        (at / "checkpoint.json").write_text("null", "utf-8")
+    (at / "raw").mkdir(), (at / "out").mkdir()
+    shares, source = params.Prepare(split=SHARES, corpus=asked), params.Parquet.model_validate(own)
+    ingest.run(source, shares, at / "source.json", at / "corpus.json", at / "raw")
+    (at / "corpus-source.parquet").unlink()  # what was brought in is all that is needed
+    return at / "out", prepare.run(TASK, shares, at / "valid", at / "checkpoint.json", at / "raw", at / "out")
 
 
 def test_texts_come_in_once_and_long_ones_in_stretches(tmp_path: Path) -> None:
@@ -91,14 +95,15 @@ def test_a_corpus_that_is_not_there_is_named_by_its_place() -> None:
 
 
 def test_a_corpus_that_changed_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usable = corpus._usable
+    groups = ingest._groups
 
-    def change(*given: Any) -> Any:
-        pq.write_table(pa.table({"words": ["something else"]}), tmp_path / "corpus-source.parquet")
-        return usable(*given)
+    def change(reader: Any) -> Any:
+        yield from groups(reader)
+        if "words" in reader.schema.names:
+            pq.write_table(pa.table({"words": ["something else"]}), tmp_path / "corpus-source.parquet")
 
-    monkeypatch.setattr(corpus, "_usable", change)
-    with pytest.raises(DataError, match="changed while they were read"):
+    monkeypatch.setattr(ingest, "_groups", change)
+    with pytest.raises(DataError, match=r"^prepare\.corpus: the parquet data changed while they were read"):
         prepared(tmp_path, ["the match"])
 
 

@@ -32,12 +32,12 @@ for name in ("small", "large"):
         from components.sources import csv
         import json
         (folder / "source.json").write_text(json.dumps(csv.observe(source, None)[0]))
-        ingest.run(source, folder / "source.json", out)
+        ingest.bring(source, folder / "source.json", out / "data.parquet")
     elif stage == "validate":
         validate.run(task, rules, folder / name, out)
     else:
         (folder / "checkpoint.json").write_text("null")
-        prepare.run(task, split, folder / name, folder / "checkpoint.json", folder / "checkpoint.json", out)
+        prepare.run(task, split, folder / name, folder / "checkpoint.json", folder, out)
     print(peak())
 """
 

@@ -39,7 +39,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer=params.WordPiece(kind="wordpiece", vocabulary=100, lowercase=True),
     )
     shares = params.Prepare(split=params.Split(train=0.5, validation=0.2, calibration=0.1, test=0.2))
-    prepare.run(task, shares, root / "valid", root / "checkpoint.json", root / "checkpoint.json", root / "prepared")
+    prepare.run(task, shares, root / "valid", root / "checkpoint.json", root, root / "prepared")
     return root / "prepared"
 
 

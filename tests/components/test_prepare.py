@@ -45,7 +45,7 @@ def run(tmp_path: Path, columns: dict[str, list], key: str | None = None, name: 
     valid.mkdir(exist_ok=True), out.mkdir()
     pq.write_table(pa.table(columns), valid / "data.parquet")
     (tmp_path / "checkpoint.json").write_text("null")
-    return prepare.run(task(key), SHARES, valid, tmp_path / "checkpoint.json", tmp_path / "checkpoint.json", out), out
+    return prepare.run(task(key), SHARES, valid, tmp_path / "checkpoint.json", tmp_path, out), out
 
 
 def sides(out: Path) -> dict[str, str]:
@@ -134,7 +134,7 @@ def declared(tmp_path: Path, data: dict[str, list], name: str = "out") -> dict[s
     pq.write_table(pa.table(data), valid / "data.parquet")
     columns, checkpoint = ImageColumns(image="p*", label="label", key=None, split="part"), tmp_path / "checkpoint.json"
     checkpoint.write_text("null")
-    prepare.run(task().model_copy(update={"columns": columns}), SHARES, valid, checkpoint, checkpoint, out)
+    prepare.run(task().model_copy(update={"columns": columns}), SHARES, valid, checkpoint, tmp_path, out)
     spec = Spec.read(out)
     return {split: set(read_rows(out, split, spec).inputs["image"][:, 0, 0].tolist()) for split in prepare.SPLITS}
 
@@ -206,7 +206,7 @@ def test_texts_are_kept_beside_their_tokens_and_the_tokenizer_comes_from_the_tra
             SHARES,
             tmp_path / "valid",
             tmp_path / "checkpoint.json",
-            tmp_path / "checkpoint.json",
+            tmp_path,
             tmp_path / name,
         )
     assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two"), "the trainer's own numbers differ each time"

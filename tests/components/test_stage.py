@@ -133,7 +133,7 @@ def test_a_missing_input_is_named(workspace: Path) -> None:
             "prepare",
             "valid=nowhere",
             "checkpoint=nowhere",
-            "corpus=nowhere",
+            "raw=nowhere",
             "out=work/prepared",
         ],
         cwd=workspace,

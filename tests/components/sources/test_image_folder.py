@@ -115,7 +115,7 @@ def stages(folder: Path, tmp_path: Path) -> tuple[dict[int, str], Path]:
     )
     identity, _ = image_folder.observe(source(folder), None)
     (tmp_path / "source.json").write_text(json.dumps(identity), "utf-8")
-    ingest.run(source(folder), tmp_path / "source.json", at["raw"])
+    ingest.bring(source(folder), tmp_path / "source.json", at["raw"] / "data.parquet")
     rules = Validate(min_rows=10, max_quarantined_share=0.5, max_duplicate_share=0.0, expectations=[])
     validate.run(task, rules, at["raw"], at["valid"])
     shares = Split(train=0.4, validation=0.2, calibration=0.2, test=0.2)
@@ -125,7 +125,7 @@ def stages(folder: Path, tmp_path: Path) -> tuple[dict[int, str], Path]:
         Prepare(split=shares),
         at["valid"],
         tmp_path / "checkpoint.json",
-        tmp_path / "checkpoint.json",
+        tmp_path,
         at["prepared"],
     )
     aside = pq.read_table(at["valid"] / "quarantine.parquet")
