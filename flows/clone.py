@@ -136,7 +136,7 @@ def bring_data(clone: Clone, workspace: Path, params: dict[str, Any]) -> bool:
 
 
 def link_inputs(clone: Clone, params: dict[str, Any]) -> None:
-    """Relative paths of a source, a corpus and a checkpoint are those of the main checkout, where git may not know them."""
+    """Relative paths of source, corpus and checkpoint are those of the main checkout, where git may not know them."""
     model = (params.get("init") or {}).get("model") or {}
     corpus = ((params.get("prepare") or {}).get("corpus") or {}).get("source") or {}
     for given in ((params.get("source") or {}).get("path"), corpus.get("path"), model.get("checkpoint")):

@@ -105,3 +105,14 @@ def test_agreement_shows_a_mask_that_is_not_looked_at(root: Path) -> None:
     wrong = olive.agreements(texts.SPEC, rows, Sum(True), Sum(False))
     assert wrong["left padding"] < 1
     assert wrong["worst"] < 1
+
+
+def test_a_preset_is_made_as_its_stages_make_it(root: Path, tmp_path: Path) -> None:
+    """With its corpus: the preset that has one."""
+    sys.path[:0] = [str(root / "benchmarks")]
+    made = script(root, "preset_data")
+    try:
+        made.make("sentiment", root, tmp_path)
+    except made.Absent as absent:
+        pytest.skip(str(absent))
+    assert (tmp_path / "data/corpus.parquet").exists() and (tmp_path / "init/model.safetensors").exists()
