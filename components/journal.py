@@ -171,9 +171,9 @@ def append(
     }
     text = json.dumps(fields)
     if registry.database() is None:
-        from components import tracking
+        from components import versions
 
-        got = tracking.journal(NAME, {TAG: text}, f"{model}: {action} {before} to {to}")
+        got = versions.journal(NAME, {TAG: text}, f"{model}: {action} {before} to {to}")
         # A request that was sent twice, as its answer was late, has a second number, which is void.
         if got != number and all(line.text != text for line in read().lines):
             raise Raced

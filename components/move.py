@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components import journal, registry, tracking
+from components import journal, registry, tracking, versions
 from components.errors import TemperError
 from components.journal import Action, Journal, Line
 
@@ -78,8 +78,8 @@ def now(known: Journal, found: registry.Registered, name: str) -> Standing:
 def out(name: str) -> list[str]:
     """Digests of the builds that were rolled back and must not win again by themselves."""
     found = registry.registered(name)
-    versions = [registry.version(name, number) for number in now(journal.read(), found, name).out]
-    return sorted(version.digest for version in versions if version and version.digest)
+    gone = [registry.version(name, number) for number in now(journal.read(), found, name).out]
+    return sorted(version.digest for version in gone if version and version.digest)
 
 
 def finish(name: str) -> str | None:
@@ -141,7 +141,7 @@ def _carry_out(name: str) -> None:
             return
         previous = next((number for number in said.earlier if registry.version(name, number)), None)
         try:
-            tracking.set_aliases(name, said.champion, previous, line.mark)
+            versions.set_aliases(name, said.champion, previous, line.mark)
         except TemperError:
             # Two machines that carry out one line may insert the same alias at once: the server refuses the second.
             if registry.database() or attempt == ATTEMPTS - 1:

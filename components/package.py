@@ -84,11 +84,11 @@ def verified(model: str, number: int, keys: signing.Keys | None = None) -> Itera
 
 def sign(model: str, number: int, keys: signing.Keys) -> None:
     """Sign a version that is whole, whoever signed it before."""
-    from components import tracking
+    from components import versions
 
     with _whole(model, number) as (folder, files):
         tags = _signed(folder, files, keys)
-        tracking.add(model, number, [folder / SIGNATURE], tags)
+        versions.add(model, number, [folder / SIGNATURE], tags)
 
 
 def called(model: str, number: int) -> str:
@@ -104,11 +104,11 @@ def _whole(model: str, number: int) -> Iterator[tuple[Path, dict[str, str]]]:
     with tempfile.TemporaryDirectory(prefix="temper-") as scratch:  # mode 0700
         source = registry.files(version.source)
         if source is None:
-            from components import tracking
+            from components import versions
 
             download = Path(scratch, ".download")
             download.mkdir()
-            source = tracking.download(version.source, download)
+            source = versions.download(version.source, download)
         if not (source / "MLmodel").exists():
             raise TemperError(
                 f"{what}: its files are not at {source}; bring them back, or move the alias to a version that is there"

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import failures, move, package, record, registry, remote, smoke, tracking
+from components import failures, move, package, record, registry, remote, smoke, tracking, versions
 from components.errors import TemperError
 from components.hashing import fingerprint, sha256_file, sha256_tree
 
@@ -225,6 +225,6 @@ def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path,
         parts["licence"].write_text(owned, "utf-8")
         told = card.page(name, row, measured, build["spec"], provenance.settings, tags, data, owned)
         parts["card"].write_text(told, "utf-8")
-        return tracking.register(
+        return versions.register(
             name, package.LOADER, parts, build["spec"], tags, matrix / "matrix.json", lambda to: package.seal(to, keys)
         )

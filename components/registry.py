@@ -1,7 +1,7 @@
 """Where runs and models are kept, and reading the registry without importing MLflow (which takes seconds).
 
 Embedded: SQLite at mlruns/mlflow.db and files in mlruns/artifacts. A server: its address in MLFLOW_TRACKING_URI.
-Writing is `components.tracking`'s, the only file that imports mlflow.
+Writing is `components.versions`'.
 """
 
 from __future__ import annotations

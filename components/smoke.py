@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import package, registry, tracking
+from components import package, registry, tracking, versions
 from components.errors import TemperError
 
 ROWS = 32  # of one batch, answers.BATCH_SIZE: dynamic INT8 takes its scales from the batch
@@ -58,16 +58,16 @@ def challenger(name: str, number: int, predictions: Path, data: Path) -> dict[st
         try:
             proof = prove(name, number, folder, question, None)
         except TemperError as error:
-            tracking.tag_version(name, number, {TAG: f"failed: {error}"[:4000]})
+            versions.tag_version(name, number, {TAG: f"failed: {error}"[:4000]})
             champion = registry.registered(name).aliases.get("champion")
             stays = f"version {champion} stays the champion" if champion else "there is no champion"
             raise TemperError(
                 f"version {number} of {name} was registered, but not promoted: {error}; {stays}"
             ) from None
-        kept = tracking.keep(name, number, question)
+        kept = versions.keep(name, number, question)
     words = f"passed: {proof.rows} rows, logits within {proof.difference:.2g} of those evaluated"
-    tracking.tag_version(name, number, {TAG: words, KEPT: kept})
-    tracking.challenge(name, number)
+    versions.tag_version(name, number, {TAG: words, KEPT: kept})
+    versions.challenge(name, number)
     return {"package_sha256": proof.package_sha256, "smoke": words}
 
 
@@ -82,7 +82,7 @@ def earlier(name: str, number: int, package_sha256: str | None) -> Proof:
         if kept := version.tags.get(KEPT):
             # Rows that are gone are no reason to stay with a bad champion: the input example is asked.
             with suppress(TemperError):
-                question = tracking.download(kept, question)
+                question = versions.download(kept, question)
         return prove(name, number, folder, question, package_sha256)
 
 

@@ -90,7 +90,7 @@ def _then(other: str) -> tuple[str, dict[str, Any]]:
 
 def _registered(name: str, number: int, since: str) -> str:
     """The text of the matrix that a version was registered with."""
-    from components import registry, tracking
+    from components import registry, versions
 
     version = registry.find(name, str(number))
     if (kept := version.tags.get("matrix")) is None:
@@ -98,4 +98,4 @@ def _registered(name: str, number: int, since: str) -> str:
         instead = f"; its git commit may have it: `temper matrix --against {commit[:12]}`" if commit else ""
         raise TemperError(f"{since} was registered before matrices were kept with versions{instead}")
     with tempfile.TemporaryDirectory(prefix="temper-") as scratch:
-        return tracking.download(kept, Path(scratch)).read_text("utf-8")
+        return versions.download(kept, Path(scratch)).read_text("utf-8")

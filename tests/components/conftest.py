@@ -59,10 +59,10 @@ def tracked(workspace: Path, empty_store: Path) -> Path:
 @pytest.fixture
 def no_smoke(monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions are taken to answer: the process that asks them takes seconds, and test_smoke.py sees to it."""
-    from components import smoke, tracking
+    from components import smoke, versions
 
     def passed(name: str, number: int, *_: Any) -> dict[str, Any]:
-        tracking.challenge(name, number)
+        versions.challenge(name, number)
         return {"package_sha256": None, "smoke": "passed"}
 
     monkeypatch.setattr(smoke, "challenger", passed)

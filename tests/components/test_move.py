@@ -19,7 +19,7 @@ Go = Callable[..., None]
 
 
 @pytest.fixture
-def versions(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def several(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty versions of digits that hold nothing; all of them load."""
     client = tracking.client()
     client.create_registered_model("digits")
@@ -58,7 +58,7 @@ else:
 """
 
 
-def test_of_twenty_at_once_one_wins_and_the_others_are_told(versions: None) -> None:
+def test_of_twenty_at_once_one_wins_and_the_others_are_told(several: None) -> None:
     go(1)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))}
     tried = [
@@ -79,7 +79,7 @@ def test_of_twenty_at_once_one_wins_and_the_others_are_told(versions: None) -> N
 
 KILLED = """
 import os, signal
-from components import journal, tracking
+from components import journal, tracking, versions
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def half(text):
     with journal.path().open("a") as file: file.write(text[:40])
@@ -90,9 +90,9 @@ def half(text):
 
 @pytest.mark.parametrize(
     ("at", "moved"),
-    [("journal._write = die", False), ("journal._write = half", False), ("tracking.set_aliases = die", True)],
+    [("journal._write = die", False), ("journal._write = half", False), ("versions.set_aliases = die", True)],
 )
-def test_kill_9_leaves_a_move_whole_or_undone(versions: None, at: str, moved: bool) -> None:
+def test_kill_9_leaves_a_move_whole_or_undone(several: None, at: str, moved: bool) -> None:
     go(1)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))}
     script = KILLED.format(at) + PROMOTE
@@ -105,7 +105,7 @@ def test_kill_9_leaves_a_move_whole_or_undone(versions: None, at: str, moved: bo
     assert aliases() == {"champion": 3, "previous": 2 if moved else 1} and troubles() == ""
 
 
-def test_rollbacks_go_back_one_by_one_and_what_was_bad_stays_out(versions: None) -> None:
+def test_rollbacks_go_back_one_by_one_and_what_was_bad_stays_out(several: None) -> None:
     for number in (1, 2, 3):
         go(number)
     assert aliases() == {"champion": 3, "previous": 2}
@@ -128,7 +128,7 @@ def test_rollbacks_go_back_one_by_one_and_what_was_bad_stays_out(versions: None)
     assert troubles() == ""
 
 
-def test_a_rollback_that_cannot_be_is_refused_in_words(versions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_that_cannot_be_is_refused_in_words(several: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2, 3):
         go(number)
     with pytest.raises(ParamsError, match="--reason"):
@@ -148,7 +148,7 @@ def test_a_rollback_that_cannot_be_is_refused_in_words(versions: None, monkeypat
     assert (aliases(), moves()) == before
 
 
-def test_a_move_by_hand_is_told_and_journalled(versions: None) -> None:
+def test_a_move_by_hand_is_told_and_journalled(several: None) -> None:
     for number in (1, 2, 3):
         go(number)
     tracking.client().set_registered_model_alias("digits", "champion", "1")
@@ -161,7 +161,7 @@ def test_a_move_by_hand_is_told_and_journalled(versions: None) -> None:
     assert aliases() == {"champion": 4, "previous": 1} and troubles() == ""
 
 
-def test_a_deleted_version_or_alias_is_told(versions: None) -> None:
+def test_a_deleted_version_or_alias_is_told(several: None) -> None:
     for number in (1, 2, 3):
         go(number)
     tracking.client().delete_registered_model_alias("digits", "champion")
@@ -176,7 +176,7 @@ def test_a_deleted_version_or_alias_is_told(versions: None) -> None:
     assert aliases() == {"champion": 2, "previous": 1}
 
 
-def test_a_store_from_before_the_journal_goes_on(versions: None) -> None:
+def test_a_store_from_before_the_journal_goes_on(several: None) -> None:
     client = tracking.client()
     for alias, number in (("champion", 2), ("previous", 1)):
         client.set_registered_model_alias("digits", alias, str(number))
@@ -188,7 +188,7 @@ def test_a_store_from_before_the_journal_goes_on(versions: None) -> None:
 
 @pytest.mark.parametrize("step", ["_write", "delete", "set1", "set2", "tag"])
 def test_a_rollback_killed_half_way_is_finished_or_never_was(
-    versions: None, monkeypatch: pytest.MonkeyPatch, step: str
+    several: None, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     from mlflow import MlflowClient
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from components import journal, move, registry, rollback, smoke, tracking
+from components import journal, move, registry, rollback, smoke, tracking, versions
 from components.errors import TemperError
 from components.smoke import Proof
 from tests.components.test_move import PROMOTE, aliases, go, moves, troubles
@@ -65,7 +65,7 @@ def address(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def versions(workspace: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def several(workspace: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     client = tracking.client()
     client.create_registered_model("digits")
@@ -77,7 +77,7 @@ def versions(workspace: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_server_keeps_the_journal_and_settles_who_was_first(
-    versions: None, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    several: None, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go(1)
     assert not journal.path().exists()
@@ -105,7 +105,7 @@ def test_the_server_keeps_the_journal_and_settles_who_was_first(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "set_aliases", killed)
+        patch.setattr(versions, "set_aliases", killed)
         with pytest.raises(SystemExit):
             go(8)
     assert aliases()["champion"] == winner and "was not carried out" in troubles()
@@ -115,7 +115,7 @@ def test_the_server_keeps_the_journal_and_settles_who_was_first(
     assert aliases() == {"champion": 8, "previous": winner}
 
     # A writer that was overtaken between its line and its aliases sets them to what the last line says.
-    set_aliases, calls = tracking.set_aliases, iter(range(10))
+    set_aliases, calls = versions.set_aliases, iter(range(10))
 
     def overtaken(*given: Any) -> None:
         if next(calls) == 0:
@@ -125,7 +125,7 @@ def test_the_server_keeps_the_journal_and_settles_who_was_first(
         set_aliases(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "set_aliases", overtaken)
+        patch.setattr(versions, "set_aliases", overtaken)
         go(9)
     assert aliases() == {"champion": 7, "previous": 9} and troubles() == ""
     rollback.back("digits", None, "too slow")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components import journal as journals
-from components import move, observe, package, promote, record, registry, smoke, tracking
+from components import move, observe, package, promote, record, registry, smoke, tracking, versions
 from components.cell import Record
 from components.errors import TemperError
 from components.hashing import sha256_file
@@ -44,7 +44,7 @@ def promoted(tracked: Path, make_build: Callable[..., str], decide: Callable[...
 def test_a_version_keeps_the_matrix_it_was_chosen_from_but_not_in_the_model(promoted: str, tmp_path: Path) -> None:
     version = registry.version("digits", 1)
     assert version is not None
-    kept = tracking.download(version.tags["matrix"], tmp_path)
+    kept = versions.download(version.tags["matrix"], tmp_path)
     assert kept.read_bytes() == Path("work/matrix/matrix.json").read_bytes()
     folder = registry.files(version.source)
     assert folder is not None

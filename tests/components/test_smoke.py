@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import answers, journal, package, promote, registry, rollback, runtime, signing, smoke, tracking
+from components import (
+    answers,
+    journal,
+    package,
+    promote,
+    registry,
+    rollback,
+    runtime,
+    signing,
+    smoke,
+    versions,
+)
 from components.data import Spec, read_rows
 from components.errors import TemperError
 
@@ -79,7 +90,7 @@ def test_texts_are_answered_as_they_were_evaluated(tracked: Path, shipped: Path,
     def sealed(folder: Path) -> Any:
         return package.seal(folder, signing.configured())
 
-    tracking.register("texts", package.LOADER, parts, card["spec"], tags, tracked / "matrix.json", sealed)
+    versions.register("texts", package.LOADER, parts, card["spec"], tags, tracked / "matrix.json", sealed)
     evaluated(prepared_texts, shipped, CELL)
     assert smoke.challenger("texts", 1, CELL, prepared_texts)["smoke"].startswith("passed: 32 rows")
     assert registry.registered("texts").aliases == {"challenger": 1}

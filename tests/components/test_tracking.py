@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from components import backlog, record, registry, tracking
+from components import backlog, record, registry, tracking, versions
 from components.errors import TemperError
 from components.hashing import sha256_file
 from components.record import Recorder
@@ -255,5 +255,5 @@ def test_a_model_asks_for_onnxruntime_whichever_package_brought_it(monkeypatch: 
             raise PackageNotFoundError(package)
         return {"onnxruntime-gpu": "1.31.1", "torch": "2.13.0+cpu"}[package]
 
-    monkeypatch.setattr(tracking, "version", version)
-    assert [tracking._pinned(name) for name in ("onnxruntime", "torch")] == ["onnxruntime==1.31.1", "torch==2.13.0"]
+    monkeypatch.setattr(versions, "version", version)
+    assert [versions._pinned(name) for name in ("onnxruntime", "torch")] == ["onnxruntime==1.31.1", "torch==2.13.0"]

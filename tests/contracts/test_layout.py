@@ -28,13 +28,13 @@ EXEMPT = {
     *(f"components.{name}" for name in ("schemas", "sources", "tasks", "families", "passes", "targets", "runtimes")),
     *(
         f"components.{name}"
-        for name in ("params", "stage", "tracking", "backlog", "runs", "record", "errors", "hashing")
+        for name in ("params", "stage", "tracking", "versions", "backlog", "runs", "record", "errors", "hashing")
     ),
     "components",
 }
 # Libraries that may be imported in these files only.
 ONLY = {
-    "mlflow": {"components.tracking", "components.loader", "components.smoke_client"},
+    "mlflow": {"components.tracking", "components.versions", "components.loader", "components.smoke_client"},
     "great_expectations": {"components.validate"},
     "tensorrt": {"components.targets.tensorrt", "components.runtimes.tensorrt"},
     "prefect": {"flows"},

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from components import registry, tracking
+from components import registry, versions
 from components.decide import decide
 from components.errors import TemperError
 from components.hashing import sha256_file
@@ -175,7 +175,7 @@ def test_against_a_registered_version(folder: Path, monkeypatch: pytest.MonkeyPa
     known = {2: version(2, {"matrix": "runs:/r/evidence/matrix.json"}), 1: version(1, {"git.commit": "c" * 40})}
     monkeypatch.setattr(registry, "version", lambda name, number: known.get(number))
     monkeypatch.setattr(registry, "registered", lambda name: registry.Registered({"champion": 2}, {}))
-    monkeypatch.setattr(tracking, "download", lambda source, to: Path("kept.json"))
+    monkeypatch.setattr(versions, "download", lambda source, to: Path("kept.json"))
     for named in ("2", "champion"):
         text = shown(named)
         assert "what changed since version 2 of digits" in text
