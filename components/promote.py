@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import failures, move, package, record, registry, remote, smoke, tracking, versions
+from components import contents, failures, move, package, record, registry, remote, smoke, tracking, versions
 from components.errors import TemperError
 from components.hashing import fingerprint, sha256_file, sha256_tree
 
@@ -226,5 +226,5 @@ def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path,
         told = card.page(name, row, measured, build["spec"], provenance.settings, tags, data, owned)
         parts["card"].write_text(told, "utf-8")
         return versions.register(
-            name, package.LOADER, parts, build["spec"], tags, matrix / "matrix.json", lambda to: package.seal(to, keys)
+            name, contents.LOADER, parts, build["spec"], tags, matrix / "matrix.json", lambda to: package.seal(to, keys)
         )

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import package, registry, signing
+from components import contents, package, registry, signing
 from components.errors import TemperError
 from components.hashing import sha256_file
 from tests.components.packages import OTHER, SIGNED, UNSIGNED, folder_of, restore
@@ -35,7 +35,7 @@ def test_a_signed_version_is_whole(keyed: Path) -> None:
     assert version is not None and version.tags["signed"] == keys.fingerprint
     manifest = json.loads(version.tags["manifest"])
     files = {path.relative_to(folder_of(SIGNED)).as_posix() for path in folder_of(SIGNED).rglob("*") if path.is_file()}
-    assert manifest.keys() == files - {package.SIGNATURE, package.NOTE}
+    assert manifest.keys() == files - {package.SIGNATURE, contents.NOTE}
     assert all(sha256_file(folder_of(SIGNED) / path) == sha256 for path, sha256 in manifest.items())
     bundle = json.loads((folder_of(SIGNED) / package.SIGNATURE).read_text("utf-8"))
     statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
@@ -72,7 +72,7 @@ def test_another_key_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_key_of_the_same_name_but_other_content_is_refused(restored: Path, keyed: Path) -> None:
     """The hint in a bundle is only a hint: the signature itself must be the key's."""
     path = folder_of(SIGNED) / package.SIGNATURE
-    signing.sign(folder_of(SIGNED), package.SIGNATURE, [package.NOTE], Path("other"))
+    signing.sign(folder_of(SIGNED), package.SIGNATURE, [contents.NOTE], Path("other"))
     bundle = json.loads(path.read_text("utf-8"))
     known = json.loads((Path("whole") / path.relative_to(Path("mlruns/artifacts").absolute())).read_text("utf-8"))
     bundle["verificationMaterial"] = known["verificationMaterial"]
@@ -159,22 +159,22 @@ def test_what_could_run_is_refused_signed_or_not(case: str, restored: Path, tmp_
     target.write_bytes(content)
     files = package.copy(folder_of(UNSIGNED), tmp_path / "copy", "it")
     with pytest.raises(TemperError, match=rf"^it: {path} .*{reason}"):
-        package.check(tmp_path / "copy", files, "it")
+        contents.check(tmp_path / "copy", files, "it")
     with pytest.raises(TemperError, match="version 3 of digits"):
         opened(UNSIGNED)
     assert not Path("harm").exists()
 
 
 def test_a_word_of_a_vocabulary_may_be_called_auto_map() -> None:
-    assert package._json(b'{"model": {"vocab": {"auto_map": 7, "chat_template": 8}}}') is None
+    assert contents._json(b'{"model": {"vocab": {"auto_map": 7, "chat_template": 8}}}') is None
 
 
 def test_licences_are_no_pickles(root: Path) -> None:
     """Text is full of opcodes: neither these files nor what begins as a pickle of old does is one."""
     texts = [path.read_bytes() for path in (root / "docs").glob("*.md")]
     texts += [b"Copyright (c) 2026\nRedistribution\n", b"call me\nlater\nReally.\n", b"cat\ndog\n"]
-    assert not any(package.pickled(text) for text in texts)
-    assert package.pickled(pickle.dumps(Harm(), 0))
+    assert not any(contents.pickled(text) for text in texts)
+    assert contents.pickled(pickle.dumps(Harm(), 0))
 
 
 def damaged_flavor(text: str) -> list[str]:
@@ -193,11 +193,11 @@ def damaged_flavor(text: str) -> list[str]:
 def test_mlmodel_names_no_code_but_the_loader(store: Path, tmp_path: Path) -> None:
     files = package.copy(folder_of(UNSIGNED), tmp_path / "copy", "it")
     path = tmp_path / "copy/MLmodel"
-    package.check(tmp_path / "copy", files, "it")
+    contents.check(tmp_path / "copy", files, "it")
     for text in damaged_flavor(path.read_text("utf-8")):
         path.write_text(text, "utf-8")
         with pytest.raises(TemperError, match=r"^it: MLmodel names"):
-            package.check(tmp_path / "copy", files, "it")
+            contents.check(tmp_path / "copy", files, "it")
 
 
 @pytest.mark.parametrize("kind", ["symbolic", "hard", "folder", "pipe", "socket"])
@@ -239,7 +239,7 @@ def external(where: str) -> bytes:
 @pytest.mark.parametrize("where", ["../weights", "/etc/passwd", "a/../../b", "", ".", "..", "C:\\weights", "a\nb"])
 def test_weights_elsewhere_are_refused(where: str, store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keeps weights in"):
-        package.external(external(where))
+        contents.external(external(where))
 
 
 def test_weights_beside_the_model_belong_to_the_package(store: Path, tmp_path: Path) -> None:
@@ -255,12 +255,12 @@ def test_weights_beside_the_model_belong_to_the_package(store: Path, tmp_path: P
     (tmp_path / "new/artifacts/model.onnx.data").write_bytes(b"\1" * 4)
     with pytest.raises(TemperError, match=r"artifacts/model\.onnx\.data"):
         package.check_signature(tmp_path / "new", keys, "it")
-    assert [path.name for path in added] == [package.BARRIER, package.SIGNATURE]
+    assert [path.name for path in added] == [contents.BARRIER, package.SIGNATURE]
 
 
 def test_every_loader_that_shipped_is_known() -> None:
     """A change of loader.py adds a line to PUBLISHED: versions that ship an older one must still open."""
-    assert sha256_file(package.LOADER) == package.PUBLISHED[-1]
+    assert sha256_file(contents.LOADER) == contents.PUBLISHED[-1]
 
 
 def test_loading_by_mlflow_alone_leaves_it_whole(restored: Path, keyed: Path) -> None:
@@ -269,11 +269,11 @@ def test_loading_by_mlflow_alone_leaves_it_whole(restored: Path, keyed: Path) ->
     known = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     env = known | {"MLFLOW_TRACKING_URI": registry.address()}
     subprocess.run([sys.executable, "-P", "-c", code], env=env, check=True, capture_output=True)
-    assert "digits" in (folder_of(SIGNED) / package.NOTE).read_text("utf-8")
+    assert "digits" in (folder_of(SIGNED) / contents.NOTE).read_text("utf-8")
     assert opened().startswith("signed by")
 
 
-FILES = [*sorted(package.NEEDED), "requirements.txt", "input_example.json", package.SIGNATURE, package.BARRIER]
+FILES = [*sorted(contents.NEEDED), "requirements.txt", "input_example.json", package.SIGNATURE, contents.BARRIER]
 
 
 @given(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from components import contents, move, observe, promote, record, registry, smoke, tracking, versions
 from components import journal as journals
-from components import move, observe, package, promote, record, registry, smoke, tracking, versions
 from components.cell import Record
 from components.errors import TemperError
 from components.hashing import sha256_file
@@ -97,7 +97,7 @@ def test_nothing_pickled_and_no_code_but_the_loader(promoted: str) -> None:
     assert folder is not None and not Path(source).is_absolute()
     shipped = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert [name for name in shipped if name.endswith(".py")] == ["loader.py"]
-    assert shipped["loader.py"].read_bytes() == package.LOADER.read_bytes()
+    assert shipped["loader.py"].read_bytes() == contents.LOADER.read_bytes()
     allowed = {"", ".py", ".md", ".json", ".onnx", ".yaml", ".txt"}
     assert {path.suffix for path in shipped.values()} <= allowed, sorted(shipped)
     assert not any(path.read_bytes()[:1] == b"\x80" for path in shipped.values())  # how pickle begins

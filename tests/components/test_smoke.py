@@ -13,6 +13,7 @@ import pytest
 
 from components import (
     answers,
+    contents,
     journal,
     package,
     promote,
@@ -90,7 +91,7 @@ def test_texts_are_answered_as_they_were_evaluated(tracked: Path, shipped: Path,
     def sealed(folder: Path) -> Any:
         return package.seal(folder, signing.configured())
 
-    versions.register("texts", package.LOADER, parts, card["spec"], tags, tracked / "matrix.json", sealed)
+    versions.register("texts", contents.LOADER, parts, card["spec"], tags, tracked / "matrix.json", sealed)
     evaluated(prepared_texts, shipped, CELL)
     assert smoke.challenger("texts", 1, CELL, prepared_texts)["smoke"].startswith("passed: 32 rows")
     assert registry.registered("texts").aliases == {"challenger": 1}
