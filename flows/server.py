@@ -50,7 +50,7 @@ def configure() -> None:
 
 def command(port: int) -> list[str]:
     """The server's program, on loopback."""
-    words = ["-m", "uvicorn", "--factory", "flows.prefect_app:create_app", "--host", "127.0.0.1"]
+    words = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
     return [sys.executable, *words, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
 
 
