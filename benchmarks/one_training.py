@@ -119,9 +119,9 @@ def _smoothed(params: Fit) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _last(model: Model) -> None:
     """Channels last, for convolutions, as `fit` has it."""
-    import torch
+    from components.layout import for_training
 
-    model.module.to(memory_format=torch.channels_last)
+    model.module.to(memory_format=for_training(model.module))
 
 
 def trainer(model: Model, train: Rows, job: Mapping[str, Any]) -> None:

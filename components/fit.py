@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components import buckets, first_token, gradual, groups, resume
+from components import buckets, first_token, gradual, groups, layout, resume
 from components.activations import checkpointed
 from components.allocator import keep_memory
 from components.augment import for_rows
@@ -143,8 +143,7 @@ def fit(
     train, validation = context.rows("train"), context.rows("validation")
     inputs, labels = _tensors(train)
     keep_memory()
-    # Convolutions: 1.3 times as fast on a processor with AVX-512 in bf16, 1.15 times in fp32.
-    model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.module.to(memory_format=layout.for_training(model.module))  # type: ignore[call-overload]
     augment = for_rows(params.augment, inputs, model.spec) if params.augment else None
     grouped, still = groups.apply(model.module, params.groups or [])
     trained = {name: p for name, p in model.module.named_parameters() if p.requires_grad}
