@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from components import registry
 from components.errors import ParamsError, TemperError
@@ -24,6 +25,8 @@ MLFLOW = QUIET | {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for features not used here
 }
 READY = "temper: polling"  # what the runner prints once
+DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+PROBE_S = 5.0
 
 
 def environment() -> dict[str, str]:
@@ -42,6 +45,28 @@ def prefect(group: Group) -> Part:
         environment() | env,
         _lets_us_in(group),
     )
+
+
+def check_database() -> None:
+    """Raises ParamsError if what is to keep Prefect's runs is no address, or does not answer."""
+    if not (given := os.environ.get(DATABASE)):
+        return
+    try:
+        parts = urlsplit(given)
+        where, number = parts.hostname, parts.port or 5432
+    except ValueError:  # a port that is none, a bracket that is open
+        where, number = None, 0
+    if given.startswith("sqlite+aiosqlite:///"):
+        return
+    if not given.startswith("postgresql+asyncpg://") or not where:
+        shape = "postgresql+asyncpg://user:password@host:port/database"
+        raise ParamsError([f"{DATABASE}: must be {shape}; unset it to keep Prefect's runs in .temper/prefect"])
+    try:
+        socket.create_connection((where, number), PROBE_S).close()
+    except OSError as error:
+        raise ParamsError(
+            [f"{DATABASE}: {where}:{number} does not answer ({error}); start that server, or unset the variable"]
+        ) from None
 
 
 def mlflow_command(port: int, store: str) -> list[str]:

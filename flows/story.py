@@ -89,11 +89,11 @@ def _table(matrix: Mapping[str, Any], decision: Mapping[str, Any]) -> list[dict[
     for row in matrix["cells"]:
         judged = decision["cells"].get(row["cell"], {})
         speedup = row["speedup"].get(size, [None])[0]
+        chosen = (decision["winner"] or {}).get("cell") == row["cell"]
         rows.append(
             {
                 "cell": row["cell"],
-                "chosen": "yes" if (decision["winner"] or {}).get("cell") == row["cell"] else "",
-                "may be promoted": "yes" if judged.get("feasible") else "no",
+                "may be promoted": "chosen" if chosen else "yes" if judged.get("feasible") else "no",
                 "accuracy": row["accuracy"] and round(row["accuracy"], 4),
                 "verdict": row["verdict"],
                 f"ms at {size}": row["latency_ms"].get(size) and round(row["latency_ms"][size], 4),

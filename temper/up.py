@@ -45,6 +45,7 @@ def up(root: Path, prefect_port: int | None, mlflow_port: int | None, detach: bo
             ]
         )
     schedules.planned(root)
+    parts.check_database()
     if detach:
         _detach(root, prefect_port, mlflow_port)
         return

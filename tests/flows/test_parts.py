@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from components.errors import ParamsError
 from flows import parts
 from flows.group import Group
 
@@ -43,3 +44,28 @@ def test_a_server_of_another_group_on_the_port_is_not_ours(
     finally:
         other.shutdown()
         other.server_close()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql+asyncpg://prefect:word@127.0.0.1:1/prefect", "127.0.0.1:1 does not answer"),
+        ("postgresql://prefect:word@127.0.0.1/prefect", "must be postgresql+asyncpg://"),
+        ("postgresql+asyncpg://prefect:word@127.0.0.1:port/prefect", "must be postgresql+asyncpg://"),
+        ("postgresql+asyncpg:///prefect", "must be postgresql+asyncpg://"),
+    ],
+)
+def test_a_database_that_cannot_be_is_told_at_once(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(parts.DATABASE, address)
+    with pytest.raises(ParamsError) as caught:
+        parts.check_database()
+    assert said in str(caught.value)
+    assert "word" not in str(caught.value).replace("user:password", "")
+
+
+@pytest.mark.parametrize("address", [None, "sqlite+aiosqlite:////somewhere/prefect.db"])
+def test_files_are_no_servers(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(parts.DATABASE, raising=False)
+    if address:
+        monkeypatch.setenv(parts.DATABASE, address)
+    parts.check_database()
