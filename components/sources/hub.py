@@ -6,7 +6,8 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 256
 TIMEOUT_S = 20
+TOO_MANY = 429
+WAITS_S = (1.0, 4.0)  # before the second and the third time that the hub is asked
 
 
 def observe(params: Hub, earlier: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,7 +66,7 @@ def _commit(params: Hub) -> str:
 
         api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         try:
-            sha = api.dataset_info(params.dataset, revision=params.revision, timeout=TIMEOUT_S).sha
+            sha = _patiently(lambda: api.dataset_info(params.dataset, revision=params.revision, timeout=TIMEOUT_S).sha)
         except HFValidationError:
             raise DataError(f"{where}: is no folder here and no id of a data set (owner/name); correct it") from None
         except GatedRepoError:
@@ -81,6 +84,19 @@ def _commit(params: Hub) -> str:
     if not sha:
         raise DataError(f"{where}: {api.endpoint} names no commit; try again")
     return str(sha)
+
+
+def _patiently(ask: Callable[[], str | None]) -> str | None:
+    """A server that is away, too busy or broken for a moment is asked again; an answer is an answer, also a refusal."""
+    for wait_s in WAITS_S:
+        try:
+            return ask()
+        except Exception as error:  # of the HTTP client of the day
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if isinstance(error, ValueError) or (status is not None and status != TOO_MANY and status < 500):
+                raise
+            time.sleep(wait_s)
+    return ask()
 
 
 def read(params: Hub) -> pa.RecordBatchReader:

@@ -78,6 +78,28 @@ def test_a_fault_of_the_network_is_an_error_and_soon(monkeypatch: pytest.MonkeyP
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.parametrize(
+    ("status", "asked"),
+    [(None, 3), (503, 3), (429, 3), (401, 1), (404, 1)],
+    ids=["no answer", "503", "429", "401", "404"],
+)
+def test_what_may_pass_is_asked_again(status: int | None, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "WAITS_S", (0.0, 0.0))
+    asks = []
+
+    class Fault(Exception):
+        response = status and SimpleNamespace(status_code=status)
+
+    def info(self: object, repo: str, revision: str | None, timeout: float) -> SimpleNamespace:
+        asks.append(repo)
+        raise Fault("away")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", info)
+    with pytest.raises(DataError, match=r"cannot reach .*: Fault: away"):
+        hub.observe(source("owner/name"), None)
+    assert len(asks) == asked
+
+
 def test_a_new_commit_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
