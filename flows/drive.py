@@ -14,7 +14,8 @@ from types import FrameType
 from typing import Protocol
 
 from components import record
-from components.errors import TemperError
+from components.errors import TemperError, disk_faults
+from components.files import write_atomic
 from flows import dvc, leftovers, server, snapshot
 from flows.outcome import Outcome, failed_cells
 from flows.runner import Runner, StageFailed, State
@@ -71,7 +72,7 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float, promote: bool = Tr
 
     Raises TemperError when the run cannot start or be tracked, Stopped when told to stop.
     """
-    with dvc.driver_lock(), stoppable():
+    with disk_faults(Path.cwd()), dvc.driver_lock(), stoppable():
         run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
         outcome, started = Outcome(run), time.monotonic()
 
@@ -187,9 +188,8 @@ def durations() -> dict[str, float]:
 def _keep_durations(outcome: Outcome) -> None:
     ran = {name: round(seconds, 2) for name, (how, seconds) in outcome.done.items() if how == "ran"}
     if ran:
-        aside = DURATIONS.with_suffix(".new")
-        aside.write_text(json.dumps(durations() | ran, indent=2, sort_keys=True) + "\n", "utf-8")
-        aside.replace(DURATIONS)
+        with contextlib.suppress(OSError):  # of use to the display only
+            write_atomic(DURATIONS, json.dumps(durations() | ran, indent=2, sort_keys=True) + "\n")
 
 
 class _Tracker:
@@ -209,7 +209,8 @@ class _Tracker:
             if self._something():
                 from components import tracking
 
-                tracking.begin(self._run)
+                with contextlib.suppress(OSError):  # a full disk may have room again before the end
+                    tracking.begin(self._run)
                 tracking.follow(self._stop, seconds=2)
                 return
 
@@ -222,6 +223,6 @@ class _Tracker:
 
             try:
                 tracking.close(self._run, status)
-            except TemperError as error:
+            except (TemperError, OSError) as error:
                 return str(error)
         return ""

@@ -6,6 +6,7 @@ Each in a session of its own that dies with the driver, so that kill -9 of anyth
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -19,7 +20,10 @@ from pathlib import Path
 from typing import Literal
 
 from components.errors import TemperError
+from flows import mend
 from flows.dvc import BUSY, Busy
+
+log = logging.getLogger("temper")
 
 What = Literal["ran", "cached", "unchanged"]
 State = Literal["running", "busy", "ran", "cached", "unchanged", "failed"]
@@ -94,7 +98,7 @@ class Runner:
             started = time.monotonic()
             self.watch(name, "running", 0.0, "")
             try:
-                what, last = self._run(name, plainly)
+                what, last = self._whole(name, plainly)
             except StageFailed as error:
                 self.failed[name] = error
                 self.watch(name, "failed", time.monotonic() - started, str(error))
@@ -104,6 +108,16 @@ class Runner:
                 raise
             self.watch(name, what, time.monotonic() - started, last)
             return what
+
+    def _whole(self, name: str, plainly: str | None) -> tuple[What, str]:
+        """Run it, and once more if DVC brought it from a corrupt cache: what is corrupt is set aside meanwhile."""
+        what, last = self._run(name, plainly)
+        if what == "cached" and (wrong := mend.spoilt(name)):
+            log.warning("%s: %s", name, wrong)
+            what, last = self._run(name, plainly)
+            if what == "cached" and (wrong := mend.spoilt(name)):
+                raise StageFailed(name, 1, wrong)
+        return what, last
 
     def _run(self, name: str, plainly: str | None) -> tuple[What, str]:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -121,15 +135,15 @@ class Runner:
         overdue.start()
         what: What = "ran" if plainly else "unchanged"
         try:
-            with log_path.open("a", encoding="utf-8") as log:
+            with log_path.open("ab", buffering=0) as log:
                 for line in process.stdout or ():
                     if "Running stage" in line:
                         what = "ran"
                     elif "is cached - skipping run" in line:
                         what = "cached"
                     tail.append(line.rstrip("\n"))
-                    log.write(line)
-                    log.flush()
+                    with contextlib.suppress(OSError):  # a full disk: what was said last is in `tail`
+                        log.write(line.encode())
             code = process.wait()
         finally:
             overdue.cancel()
