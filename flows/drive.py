@@ -8,10 +8,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from components import record
 from components.errors import TemperError, disk_faults
@@ -67,8 +67,16 @@ def trainings(threads: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
-def drive(watch: Watch, threads: int, stage_timeout_s: float, promote: bool = True) -> Outcome:
+def drive(
+    watch: Watch,
+    threads: int,
+    stage_timeout_s: float,
+    promote: bool = True,
+    limits: Mapping[str, Any] | None = None,
+) -> Outcome:
     """Run what is stale, with `promote` or without; how stages ended is in the Outcome.
+
+    `limits` is that section of params.yaml as plain data: what a stage may take.
 
     Raises TemperError when the run cannot start or be tracked, Stopped when told to stop.
     """
@@ -86,9 +94,8 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float, promote: bool = Tr
         preset = snapshot.standing(Path.cwd())
         if not preset:  # `temper.workspace.enter` has done it for a preset
             os.environ |= keep(watch.note)
-        runner = Runner(
-            run, slots(threads), trainings(threads), note, stage_timeout_s, {LAST: lambda: keep(watch.note)}
-        )
+        before = {LAST: lambda: keep(watch.note)}
+        runner = Runner(run, slots(threads), trainings(threads), note, stage_timeout_s, before, limits)
         tracker = _Tracker(run)
         status = "KILLED"
         try:
@@ -153,6 +160,7 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch, promote: bool) -> No
     outcome.failed = dict(runner.failed)
     if any(how != "unchanged" for how, _ in outcome.done.values()):
         dvc.canonical_lock(outcome.order)
+        dvc.keep_lock()
 
 
 def _alone(runner: Runner, name: str, plainly: str | None) -> bool:
