@@ -6,6 +6,7 @@ file was read. It is written before and after every drain, so that a killed one 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components import record
+from components.files import write_atomic
 
 STATE = "tracked.json"
 DRIVER = "driver.json"
@@ -56,9 +58,7 @@ def read_state(folder: Path, address: str) -> RunState:
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    aside = folder / f".{STATE}.{os.getpid()}"
-    aside.write_text(json.dumps(asdict(state)), "utf-8")
-    aside.replace(folder / STATE)
+    write_atomic(folder / STATE, json.dumps(asdict(state)))
 
 
 def pending(root: Path, address: str) -> list[Path]:
@@ -123,4 +123,5 @@ def unread(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield offset, json.loads(line)
+            with contextlib.suppress(ValueError):  # half of one, from before a disk was full
+                yield offset, json.loads(line)

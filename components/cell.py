@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from components.errors import NotMeasured, Refused
+from components.errors import NotMeasured, Refused, disk_fault
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,9 @@ def each(
             record = Record("not measured", str(error), inputs=made_from)
         except MACHINE_FAULTS:
             raise
-        except Exception as error:  # noqa: BLE001 - one cell's fault must not cost the others their result
+        except Exception as error:
+            if full := disk_fault(error, folder):  # of a library that raises no OSError
+                raise full from error
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             record = Record("failed", reason, detail=traceback.format_exc(), inputs=made_from)
         if record.status != "ok":

@@ -156,9 +156,10 @@ def append(
     Raises Raced if on the server another line came first; then nothing was added but a void entry.
     """
     number = known.highest + 1
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     fields = {
         "number": number,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": max([now, *(line.time for line in known.lines[-1:])]),  # a clock that was set back makes no disorder
         "who": getpass.getuser(),
         "host": socket.gethostname(),
         "model": model,

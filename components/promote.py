@@ -20,6 +20,7 @@ from typing import Any
 from components import contents, failures, move, package, record, registry, remote, smoke, tracking, versions
 from components.errors import TemperError
 from components.hashing import fingerprint, sha256_file, sha256_tree
+from components.tracking import patiently
 
 log = logging.getLogger("temper")
 
@@ -36,7 +37,7 @@ def run(
     decided = json.loads((decision / "decision.json").read_text("utf-8"))
     status = "FAILED"
     try:
-        log.info("%s", apply(name, decided, builds, engines, predictions, matrix, data))
+        log.info("%s", patiently(lambda: apply(name, decided, builds, engines, predictions, matrix, data)))
         if decided["failed"]:
             raise TemperError(f"{len(decided['failed'])} failed: {_causes(decided['failed'], matrix)}")
         status = "FINISHED"

@@ -4,7 +4,7 @@
 
     {"stage": "make", "item": "base", "pid": 1, "host": "...", "boot": "...", "time": 0.0, "params": {...}}   first
     {"step": 3, "time": 0.0, "metrics": {"loss": 0.1}}                                         any number
-    {"cell": "base/fp32", "params": {...}, "metrics": {...}, "tags": {...}}                      any number
+    {"cell": "base/fp32", "time": 0.0, "params": {...}, "metrics": {...}, "tags": {...}}         any number
     {"status": "FINISHED", "time": 0.0, "metrics": {...}, "artifacts": [path], "results": [path]}   last
 
 Beside them lies provenance.json, what the pipeline run started from: by the time it is tracked, that may have changed.
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from components import registry
+from components.files import append_line
 from components.hashing import sha256_file
 
 ROOT = Path(".temper/runs")  # one folder a pipeline run
@@ -158,10 +159,12 @@ def begin(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{PROVENANCE}.{os.getpid()}"
-    aside.write_text(json.dumps(asdict(Provenance.now(folder.absolute().parents[2]))), "utf-8")
-    with contextlib.suppress(FileExistsError):  # another was first: what it saw stands
-        os.link(aside, path)
-    aside.unlink()
+    try:
+        aside.write_text(json.dumps(asdict(Provenance.now(folder.absolute().parents[2]))), "utf-8")
+        with contextlib.suppress(FileExistsError):  # another was first: what it saw stands
+            os.link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 class Recorder:
@@ -172,6 +175,7 @@ class Recorder:
         self.path = ROOT / pipeline_run() / f"{name}.jsonl"
         begin(self.path.parent)
         self.path.unlink(missing_ok=True)
+        self._began, self._ticks = time.time(), time.monotonic()
         self.write(
             stage=stage,
             item=item,
@@ -179,22 +183,25 @@ class Recorder:
             start=process_start(os.getpid()),
             host=socket.gethostname(),
             boot=boot_id(),
-            time=time.time(),
+            time=self._began,
             params=dict(params),
         )
 
     def write(self, **line: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path, line)
+
+    def _now(self) -> float:
+        """Seconds since 1970 that never run backwards, whatever happens to the clock."""
+        return self._began + time.monotonic() - self._ticks
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics at a step; NaN is written as such, which MLflow takes."""
-        self.write(step=step, time=time.time(), metrics=dict(metrics))
+        self.write(step=step, time=self._now(), metrics=dict(metrics))
 
     def cell(self, cell: str, params: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """One cell of the matrix, tracked as a run of its own."""
-        self.write(cell=cell, params=dict(params), metrics=dict(metrics), tags=dict(tags))
+        self.write(cell=cell, time=self._now(), params=dict(params), metrics=dict(metrics), tags=dict(tags))
 
     def end(self, status: str, metrics: Mapping[str, float], artifacts: list[str], results: Sequence[str] = ()) -> None:
         """`artifacts` go to the stage's run, `results` to the pipeline's, where a reader looks first."""
-        self.write(status=status, time=time.time(), metrics=dict(metrics), artifacts=artifacts, results=list(results))
+        self.write(status=status, time=self._now(), metrics=dict(metrics), artifacts=artifacts, results=list(results))

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,14 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from components.errors import TemperError
 
 JOURNALLED = "temper.journalled"  # tag of the registered model: number and sha256 of the journal's line it is at
+SCHEMA = "dc11669786a5"  # of the database, by MLflow's migrations; of the version in pyproject.toml
 SERVER_TIMEOUT_S = 5.0
+PAUSES_S = (0.5, 1.5)  # before a question to a server is asked again
+AGAIN = {408, 429, 500, 502, 503, 504}  # what a server answers that may go well later
+
+
+class Unanswered(TemperError):
+    """A tracking server that is down, busy or answers what makes no sense: the same call may go well later."""
 
 
 def root() -> Path:
@@ -98,7 +106,7 @@ def registered(name: str) -> Registered:
     """The registered model `name`; empty if there is none yet."""
     if (file := database()) is None:
         try:
-            found = _get("registered-models/get", name=name)["registered_model"]
+            found = _get("registered-models/get", "registered_model", name=name)
         except LookupError:
             return Registered({}, {})
         return Registered({a["alias"]: int(a["version"]) for a in found.get("aliases", [])}, _tags(found))
@@ -110,8 +118,8 @@ def registered(name: str) -> Registered:
 def version(name: str, number: int) -> Version | None:
     if (file := database()) is None:
         try:
-            found = _get("model-versions/get", name=name, version=str(number))["model_version"]
-            source = _get("model-versions/get-download-uri", name=name, version=str(number))["artifact_uri"]
+            found = _get("model-versions/get", "model_version", name=name, version=str(number))
+            source = _get("model-versions/get-download-uri", "artifact_uri", name=name, version=str(number))
         except LookupError:
             return None
         return Version(number, source, _tags(found))
@@ -133,7 +141,7 @@ def versions(name: str) -> list[Version]:
         while True:
             page = {"page_token": token} if token else {}
             quoted = name.replace("'", "")
-            answer = _get("model-versions/search", filter=f"name = '{quoted}'", max_results=1000, **page)
+            answer = _get("model-versions/search", "", filter=f"name = '{quoted}'", max_results=1000, **page)
             entries = answer.get("model_versions", [])
             found += [Version(int(entry["version"]), entry.get("source", ""), _tags(entry)) for entry in entries]
             if not (token := answer.get("next_page_token", "")):
@@ -165,7 +173,8 @@ def with_digest(name: str, digest: str) -> Version | None:
     """The newest version whose build has these bytes."""
     if (file := database()) is None:
         escaped = digest.replace("'", "")
-        answer = _get("model-versions/search", filter=f"name = '{name}' AND tag.`digest` = '{escaped}'", max_results=50)
+        wanted = f"name = '{name}' AND tag.`digest` = '{escaped}'"
+        answer = _get("model-versions/search", "", filter=wanted, max_results=50)
         numbers = [int(entry["version"]) for entry in answer.get("model_versions", [])]
     else:
         numbers = [
@@ -224,6 +233,8 @@ def _query(file: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
             return []
+        if "no such column" in str(error):
+            raise older(file, "an older schema") from None
         raise TemperError(f"{file}: cannot be read: {error}; is another program holding it open?") from None
     except sqlite3.DatabaseError as error:
         raise TemperError(
@@ -231,8 +242,41 @@ def _query(file: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
         ) from None
 
 
-def _get(call: str, **query: object) -> Any:
-    """One GET of the server's REST interface. Raises LookupError if there is no such thing, else TemperError."""
+def check_schema(file: Path) -> None:
+    """Refuse a database of another MLflow: this one would migrate it on the way, without a copy.
+
+    Raises TemperError with the command that upgrades it. A file that is not there is fine.
+    """
+    rows = _query(file, "SELECT version_num FROM alembic_version")
+    if not rows and file.exists():
+        raise TemperError(f"{file}: is no tracking database; restore it, or move it away to start anew")
+    if rows and rows[0][0] != SCHEMA:
+        raise older(file, f"schema {rows[0][0]}")
+
+
+def older(file: Path, found: str) -> TemperError:
+    """What to do about a database that this MLflow cannot use; it is never changed unasked."""
+    return TemperError(
+        f"{file}: has {found}, not that of the installed MLflow, and is not touched; stop what uses it, keep a copy, "
+        f"then upgrade it: cp {file} {file}.before && mlflow db upgrade sqlite:///{file}"
+    )
+
+
+def _get(call: str, part: str, **query: object) -> Any:
+    """One GET of the server's REST interface: `part` of its answer, all of it if empty; asked a few times.
+
+    Raises LookupError if there is no such thing, Unanswered, or TemperError for what asking again does not mend.
+    """
+    for pause in PAUSES_S:
+        try:
+            return _ask(call, part, query)
+        except Unanswered:
+            time.sleep(pause)
+    return _ask(call, part, query)
+
+
+def _ask(call: str, part: str, query: Mapping[str, object]) -> Any:
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -241,18 +285,39 @@ def _get(call: str, **query: object) -> Any:
     request = urllib.request.Request(url, headers=_credentials())  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_S) as answer:  # noqa: S310
-            return json.load(answer)
+            said = json.load(answer)
+        return said[part] if part else said
     except urllib.error.HTTPError as error:
-        if error.code == 404:
+        if error.code == 404 and _says_that_there_is_none(error):
             raise LookupError(call) from None
-        raise TemperError(f"tracking server {where}: {call} was answered with {error.code} {error.reason}") from None
-    except (OSError, ValueError) as error:
+        kind = Unanswered if error.code in AGAIN else TemperError
+        raise kind(
+            f"tracking server {where}: {call} was answered with {error.code} {error.reason}; {_remedy()}"
+        ) from None
+    except (KeyError, TypeError, ValueError):
+        raise Unanswered(
+            f"tracking server {where}: {call} was answered with something else than MLflow's JSON; is it an MLflow "
+            f"server? {_remedy()}"
+        ) from None
+    except (OSError, http.client.HTTPException) as error:
         raise unreachable(where, error) from None
 
 
-def unreachable(where: str, error: object) -> TemperError:
-    return TemperError(
-        f"tracking server {where} does not answer ({error}); "
+def _says_that_there_is_none(error: Any) -> bool:
+    """MLflow's own 404, not that of a server which knows no such page: without a champion all would be promoted."""
+    try:
+        return bool(json.load(error)["error_code"] == "RESOURCE_DOES_NOT_EXIST")
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _remedy() -> str:
+    return f"look at its log, or unset MLFLOW_TRACKING_URI to track under {mlruns()}"
+
+
+def unreachable(where: str, error: object) -> Unanswered:
+    return Unanswered(
+        f"tracking server {where} does not answer ({error or type(error).__name__}); "
         f"start it, or unset MLFLOW_TRACKING_URI to track under {mlruns()}"
     )
 

@@ -114,6 +114,12 @@ def fetch(clone: Path, main: Path, target: Target, stage: str) -> str:
     return target.shown
 
 
+def bring(target: Target, stage: str) -> str:
+    """Bring the objects of a stage into this workspace's cache; returns where they are from. Raises RemoteError."""
+    _dvc(target, Path.cwd(), registry.root(), ["fetch", stage])
+    return target.shown
+
+
 def _without_cache(config: str) -> str:
     return re.sub(r"(?ms)^\[cache\].*?(?=^\[|\Z)", "", config)
 

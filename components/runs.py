@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 
 from components import backlog, record, registry
 from components.backlog import FileState
+from components.files import write_atomic
 
 LONGEST_VALUE = 6000  # of an MLflow param; tags take 8000
 
@@ -90,7 +90,7 @@ class Drain:
             return 0
         if known is None or json.loads(known.first) != first:
             if known and known.status is None:
-                self.tracker.end(known.run_id, "KILLED", None)
+                self.tracker.end(known.run_id, "KILLED", max(json.loads(known.first)["time"], time.time()))
             known = FileState(json.dumps(first), self._stage(path.name, first))
             self.state.files[path.name] = known
         points: list[Point] = []
@@ -100,7 +100,7 @@ class Drain:
             if "step" in line:
                 points += _points(line, line["time"], line["step"])
             elif "cell" in line:
-                self._cell(f"{self.folder.name}/{path.name}#{offset}", line)
+                self._cell(f"{self.folder.name}/{path.name}#{offset}", line, line.get("time", first["time"]))
             elif "status" in line:
                 points += _points(line, line["time"], 0)
                 known.status = line["status"]
@@ -109,7 +109,7 @@ class Drain:
             self._end(path, known)
         elif known.status is None and not backlog.stage_alive(first):
             known.status = "KILLED"
-            self.tracker.end(known.run_id, "KILLED", path.stat().st_mtime)
+            self.tracker.end(known.run_id, "KILLED", max(first["time"], path.stat().st_mtime))
         known.offset = offset
         backlog.write_state(self.folder, self.state)
         return lines
@@ -137,7 +137,8 @@ class Drain:
                     self.tracker.artifact(run_id, self.workspace / path_)
         self.tracker.end(known.run_id, line["status"], line["time"])
 
-    def _cell(self, identity: str, line: Mapping[str, Any]) -> None:
+    def _cell(self, identity: str, line: Mapping[str, Any], at: float) -> None:
+        """`at` is the stage's own time: a metric that is sent again with another would be there twice."""
         tags = {name: str(value)[:LONGEST_VALUE] for name, value in line["tags"].items()}
         made_by = self.index.made_by(tags.get("digest"))
         fixed = {
@@ -147,11 +148,11 @@ class Drain:
             "cell": line["cell"],
             "pipeline_run": self.folder.name,
         }
-        run_id = self._create(line["cell"], None, tags | fixed | ({"made_by": made_by} if made_by else {}))
+        run_id = self._create(line["cell"], at, tags | fixed | ({"made_by": made_by} if made_by else {}))
         self.index.add(tags.get("digest"), run_id)
         self._params(run_id, line["params"])
-        self.tracker.metrics(run_id, _points(line, time.time(), 0))
-        self.tracker.end(run_id, "FAILED" if tags.get("status") == "failed" else "FINISHED", None)
+        self.tracker.metrics(run_id, _points(line, at, 0))
+        self.tracker.end(run_id, "FAILED" if tags.get("status") == "failed" else "FINISHED", at)
 
     def _params(self, run_id: str, values: Mapping[str, Any]) -> None:
         self.tracker.params(run_id, {_key(name): str(value)[:LONGEST_VALUE] for name, value in values.items()})
@@ -162,7 +163,9 @@ class Drain:
         self.state.closed = status or worst
         if status:  # said by the run's own driver, while dvc.lock is still this run's
             self.tracker.tag(self.parent, record.dvc_lock(self.workspace))
-        self.tracker.end(self.parent, self.state.closed, None)
+        lines = [line for path in self.folder.glob("*.jsonl") for _, line in backlog.unread(path, 0)]
+        latest = max((line["time"] for line in lines if "time" in line), default=0.0)
+        self.tracker.end(self.parent, self.state.closed, max(time.time(), latest))  # the clock may have been set back
 
 
 class Index:
@@ -180,9 +183,7 @@ class Index:
         if not digest or digest in self.runs:
             return
         self.runs[digest] = run_id
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        aside.write_text(json.dumps(self.all, indent=1, sort_keys=True), "utf-8")
-        aside.replace(self.path)
+        write_atomic(self.path, json.dumps(self.all, indent=1, sort_keys=True))
 
 
 def _key(name: str) -> str:

@@ -29,8 +29,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import record
-from components.errors import ParamsError, TemperError
+from components import intact, record
+from components.errors import ParamsError, TemperError, disk_faults
+from components.files import append_line, write_atomic
 from components.hashing import fingerprint, sha256_file
 from components.host import QUIET, WAITING, machine_lock
 
@@ -56,13 +57,6 @@ def end_with_driver() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, "utf-8")
-    aside.replace(path)
 
 
 def follow_run() -> None:
@@ -189,6 +183,8 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
         if name in wanted and not path.exists():
             raise TemperError(f"{stage}: {name}={path} does not exist; run `dvc repro` to make it")
 
+    if stage not in ALWAYS:
+        intact.check(path for name, path in paths.items() if name in wanted)
     recorder = record.Recorder(stage, item, flatten(plain)) if stage not in ALWAYS else None
     if recorder:
         follow_run()
@@ -205,8 +201,7 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
         def log_step(metrics: Mapping[str, float], step: int) -> None:
             if recorder:
                 recorder.log(metrics, step)
-            with (aside / "steps.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"epoch": step, **metrics}) + "\n")
+            append_line(aside / "steps.jsonl", {"epoch": step, **metrics})
 
         values["log"] = log_step
     status = "FAILED"
@@ -255,7 +250,8 @@ def main(arguments: list[str]) -> int:
             os.environ.setdefault(name, value)
     started = time.monotonic()
     try:
-        execute(words[0], words[1] if len(words) == 2 else None, paths)
+        with disk_faults(paths.get("out", Path.cwd())):
+            execute(words[0], words[1] if len(words) == 2 else None, paths)
     except TemperError as error:
         log.error("%s: %s", "@".join(words), error)
         return error.exit_code

@@ -8,33 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from components import backlog, host, record, registry
-from components.errors import TemperError
+from components.errors import TemperError, disk_fault
 from components.runs import Drain, Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("temper")
+T = TypeVar("T")
 
 SETTINGS = host.QUIET | {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with MLflow's own 7, 2 and 120 a dead server costs minutes a call
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # with MLflow's own 120 and 7 tries a dead server costs minutes a call
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # which may ask for hours
 }
+PAUSES_S = (1.0, 3.0)  # before what a server did not answer is done again
+TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
 @contextlib.contextmanager
@@ -48,16 +51,49 @@ def lock(name: str = "store") -> Iterator[None]:
 
 @contextlib.contextmanager
 def plainly() -> Iterator[None]:
-    """What MLflow or its database raise, as an error that says where and what to do."""
+    """What MLflow, its server or its database raise, as an error that says where and what to do.
+
+    registry.Unanswered if the same call may go well later.
+    """
+    import requests
     import sqlalchemy.exc
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
     from mlflow.exceptions import MlflowException
 
+    file = registry.database()
     try:
         yield
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError) as error:
-        text = " ".join(str(error).split())[:300]
-        remedy = "is another program holding it? try again" if "locked" in text else "see `temper doctor`"
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError, OSError) as error:
+        if told := disk_fault(error, file or registry.mlruns()):
+            raise told from error
+        if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+            raise
+        text = " ".join(str(error).partition("Response body:")[0].split())[:300]
+        if file is None and getattr(error, "error_code", "INTERNAL_ERROR") in TRANSIENT:
+            raise registry.Unanswered(f"tracking server {registry.address()}: {text}; {SPOOLED}") from error
+        remedy = "see `temper doctor`"
+        if "locked" in text:
+            remedy = "is another program holding it? try again"
+        elif "malformed" in text or "not a database" in text:
+            remedy = "restore it from a copy, or move it away to start anew"
         raise TemperError(f"tracking store {registry.address()}: {text}; {remedy}") from error
+    except (json.JSONDecodeError, ParseError) as error:
+        words = f"tracking server {registry.address()}: its answer is not MLflow's; {SPOOLED}"
+        raise registry.Unanswered(words) from error
+
+
+SPOOLED = "what was recorded stays in .temper/runs and is tracked once it answers"
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do `work`, which does nothing twice, again while a server does not answer; raises what the last try raised."""
+    for pause in PAUSES_S:
+        try:
+            return work()
+        except registry.Unanswered as error:
+            log.info("tracking: %s; trying again", error)
+            time.sleep(pause)
+    return work()
 
 
 def client() -> MlflowClient:
@@ -65,15 +101,19 @@ def client() -> MlflowClient:
     where = registry.address()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    # MLflow would send again what may have been carried out, and make a run or a version twice: we look first.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     if (file := registry.database()) is None:
         _probe(where)
     else:
         # Else MLflow makes a folder mlruns wherever it is called.
         os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = (registry.mlruns() / "artifacts").as_uri()
         _create(file)
+        registry.check_schema(file)
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with plainly():
         mlflow.set_tracking_uri(where)
@@ -83,15 +123,21 @@ def client() -> MlflowClient:
 
 def _probe(where: str) -> None:
     """One quick question first: MLflow's own retries would take half a minute to say the same."""
+    import http.client
     import urllib.error
     import urllib.request
 
     try:
-        urllib.request.urlopen(f"{where}/health", timeout=registry.SERVER_TIMEOUT_S).close()  # noqa: S310 - http(s) only
-    except urllib.error.HTTPError:
-        pass  # it answers; whether it lets us in shows at the first call
-    except (OSError, ValueError) as error:
+        with urllib.request.urlopen(f"{where}/health", timeout=registry.SERVER_TIMEOUT_S) as answer:  # noqa: S310
+            said = answer.read(100)
+    except urllib.error.HTTPError as error:
+        if error.code in registry.AGAIN:
+            raise registry.unreachable(where, error) from None
+        return  # it answers; whether it lets us in shows at the first call
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise registry.unreachable(where, error) from None
+    if said.strip() != b"OK":
+        raise registry.unreachable(where, f"{where}/health says {said[:40]!r}, so it is no MLflow server")
 
 
 def _create(file: Path) -> None:
@@ -126,11 +172,11 @@ class Experiment:
     def __init__(self, tracker: MlflowClient, name: str) -> None:
         self.client = tracker
         if experiment := tracker.get_experiment_by_name(name):
-            self.id = str(experiment.experiment_id)
+            self.id = _sure(experiment.experiment_id)
         else:
             own = registry.database() is not None
             location = (registry.mlruns() / "artifacts" / name).as_uri() if own else None
-            self.id = str(tracker.create_experiment(name, artifact_location=location))
+            self.id = _sure(tracker.create_experiment(name, artifact_location=location))
 
     def find(self, tag: str, value: str) -> str | None:
         found = self.client.search_runs([self.id], f"tags.`{tag}` = '{value}'", max_results=1)
@@ -138,7 +184,7 @@ class Experiment:
 
     def create(self, name: str, tags: Mapping[str, str], started: float | None) -> str:
         began = int(started * 1000) if started else None
-        return str(self.client.create_run(self.id, began, dict(tags), name).info.run_id)
+        return _sure(self.client.create_run(self.id, began, dict(tags), name).info.run_id)
 
     def metrics(self, run_id: str, points: list[Point]) -> None:
         from mlflow.entities import Metric
@@ -162,6 +208,13 @@ class Experiment:
 
     def end(self, run_id: str, status: str, ended: float | None) -> None:
         self.client.set_terminated(run_id, status, int(ended * 1000) if ended else None)
+
+
+def _sure(identity: object) -> str:
+    """MLflow takes an answer without a body for one that leaves all fields empty."""
+    if not identity:
+        raise registry.Unanswered(f"tracking server {registry.address()}: its answer is empty; {SPOOLED}")
+    return str(identity)
 
 
 # --- records to runs -------------------------------------------------------------------------------
@@ -188,9 +241,13 @@ def close(run: str, status: str, root: Path = record.ROOT) -> None:
     folder = root / run
     if not any(folder.glob("*.jsonl")):
         return
-    tracker = client()
-    with lock(), plainly():
-        _drain(tracker, folder).run(status)
+
+    def end() -> None:
+        tracker = client()
+        with lock(), plainly():
+            _drain(tracker, folder).run(status)
+
+    patiently(end)
 
 
 def begin(run: str, root: Path = record.ROOT) -> None:
@@ -206,7 +263,7 @@ def follow(stop: threading.Event, seconds: float = 2.0, root: Path = record.ROOT
         try:
             if last or not host.machine_is_taken():  # the benchmark shall not hear us
                 drain(root)
-        except TemperError as error:
+        except (TemperError, OSError) as error:
             if str(error) != said:
                 log.warning("tracking: %s", error)
                 said = str(error)

@@ -59,10 +59,12 @@ def register(
     signature._is_signature_from_type_hint = True
     with lock(), plainly():
         experiment = Experiment(tracker, name)
+        identity = f"{tags['pipeline_run']}/promote/{tags['digest']}"  # by which one that broke off is taken up
         fixed = {"kind": "promote", **{key: tags[key] for key in ("pipeline_run", "cell", "digest")}}
+        fixed["temper.record"] = identity
         if parent := experiment.find("temper.record", tags["pipeline_run"]):
             fixed["mlflow.parentRunId"] = parent
-        run_id = experiment.create("promote", fixed, None)
+        run_id = experiment.find("temper.record", identity) or experiment.create("promote", fixed, None)
         tracker.log_artifact(run_id, str(matrix), EVIDENCE)
         tags = {**tags, "matrix": f"runs:/{run_id}/{EVIDENCE}/{matrix.name}"}
         mlflow.set_experiment(experiment_id=experiment.id)

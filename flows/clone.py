@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import registry, remote
+from components import objects, registry, remote
 from components.errors import TemperError
-from flows import objects, snapshot
+from flows import snapshot
 
 SCRATCH = Path(".temper/reproduce")  # below the main checkout
 RAW = "work/data/raw"  # the data version: what ingest brought in, and all that the stages after it start from

@@ -8,13 +8,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from components import record
-from components.errors import TemperError
+from components.errors import TemperError, disk_faults
+from components.files import write_atomic
 from flows import dvc, leftovers, server, snapshot
 from flows.outcome import Outcome, failed_cells
 from flows.runner import Runner, StageFailed, State
@@ -66,12 +67,20 @@ def trainings(threads: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
-def drive(watch: Watch, threads: int, stage_timeout_s: float, promote: bool = True) -> Outcome:
+def drive(
+    watch: Watch,
+    threads: int,
+    stage_timeout_s: float,
+    promote: bool = True,
+    limits: Mapping[str, Any] | None = None,
+) -> Outcome:
     """Run what is stale, with `promote` or without; how stages ended is in the Outcome.
+
+    `limits` is that section of params.yaml as plain data: what a stage may take.
 
     Raises TemperError when the run cannot start or be tracked, Stopped when told to stop.
     """
-    with dvc.driver_lock(), stoppable():
+    with disk_faults(Path.cwd()), dvc.driver_lock(), stoppable():
         run = f"run-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}"
         outcome, started = Outcome(run), time.monotonic()
 
@@ -85,9 +94,8 @@ def drive(watch: Watch, threads: int, stage_timeout_s: float, promote: bool = Tr
         preset = snapshot.standing(Path.cwd())
         if not preset:  # `temper.workspace.enter` has done it for a preset
             os.environ |= keep(watch.note)
-        runner = Runner(
-            run, slots(threads), trainings(threads), note, stage_timeout_s, {LAST: lambda: keep(watch.note)}
-        )
+        before = {LAST: lambda: keep(watch.note)}
+        runner = Runner(run, slots(threads), trainings(threads), note, stage_timeout_s, before, limits)
         tracker = _Tracker(run)
         status = "KILLED"
         try:
@@ -152,6 +160,7 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch, promote: bool) -> No
     outcome.failed = dict(runner.failed)
     if any(how != "unchanged" for how, _ in outcome.done.values()):
         dvc.canonical_lock(outcome.order)
+        dvc.keep_lock()
 
 
 def _alone(runner: Runner, name: str, plainly: str | None) -> bool:
@@ -187,9 +196,8 @@ def durations() -> dict[str, float]:
 def _keep_durations(outcome: Outcome) -> None:
     ran = {name: round(seconds, 2) for name, (how, seconds) in outcome.done.items() if how == "ran"}
     if ran:
-        aside = DURATIONS.with_suffix(".new")
-        aside.write_text(json.dumps(durations() | ran, indent=2, sort_keys=True) + "\n", "utf-8")
-        aside.replace(DURATIONS)
+        with contextlib.suppress(OSError):  # of use to the display only
+            write_atomic(DURATIONS, json.dumps(durations() | ran, indent=2, sort_keys=True) + "\n")
 
 
 class _Tracker:
@@ -209,7 +217,8 @@ class _Tracker:
             if self._something():
                 from components import tracking
 
-                tracking.begin(self._run)
+                with contextlib.suppress(OSError):  # a full disk may have room again before the end
+                    tracking.begin(self._run)
                 tracking.follow(self._stop, seconds=2)
                 return
 
@@ -222,6 +231,6 @@ class _Tracker:
 
             try:
                 tracking.close(self._run, status)
-            except TemperError as error:
+            except (TemperError, OSError) as error:
                 return str(error)
         return ""

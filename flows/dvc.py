@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import time
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.errors import TemperError
+from components.files import write_atomic
 
 T = TypeVar("T")
+log = logging.getLogger("temper")
 
 BUSY = re.compile(r"is busy, it is being blocked|Unable to acquire lock|failed to lock", re.IGNORECASE)
 
 
 BUSY_TRIES, BUSY_WAIT_S = 6, 2.0
+WHOLE = Path(".dvc/tmp/dvc.lock.whole")  # dvc.lock as it was last seen whole
 
 
 class Busy(Exception):
@@ -69,7 +73,38 @@ def _words(status: list[Any]) -> list[str]:
 
 
 def plan() -> Plan:
-    """One locked look at the workspace. Raises Busy, and TemperError when dvc.yaml or dvc.lock cannot be read."""
+    """One locked look at the workspace. Raises Busy, and TemperError when dvc.yaml or dvc.lock cannot be read.
+
+    A dvc.lock that was cut off is put back as it was last seen whole: DVC writes it in place, so a full disk or a kill
+    may leave a part of it, which DVC then refuses.
+    """
+    try:
+        found = _plan()
+    except TemperError as error:
+        if not _cut_off(error):
+            raise
+        log.warning("dvc.lock was cut off while it was written; it is put back as it was before, from %s", WHOLE)
+        write_atomic(Path("dvc.lock"), WHOLE.read_text("utf-8"))
+        found = _plan()
+    keep_lock()
+    return found
+
+
+def keep_lock() -> None:
+    """Keep a copy of dvc.lock, which is whole."""
+    if Path("dvc.lock").exists():
+        with contextlib.suppress(OSError):  # a full disk: then the one before stays
+            write_atomic(WHOLE, Path("dvc.lock").read_text("utf-8"))
+
+
+def _cut_off(error: TemperError) -> bool:
+    """Whether a cut dvc.lock is the reason, and it can be put back. One with a merge's conflict is the user's."""
+    lock = Path("dvc.lock")
+    ours = "dvc.lock" in str(error.__cause__) and lock.exists() and WHOLE.exists()
+    return ours and "<<<<<<<" not in lock.read_text("utf-8", errors="replace")
+
+
+def _plan() -> Plan:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro

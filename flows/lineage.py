@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import journal, registry
+from components import journal, objects, registry
 from components.errors import TemperError
-from flows import objects, snapshot
+from flows import snapshot
 from flows.clone import RAW
 
 Facts = dict[str, str]

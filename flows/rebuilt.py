@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from components import difference, registry, runtime
+from components import difference, objects, registry, runtime
 from components.hashing import sha256_file, sha256_tree
-from flows import clone, objects
+from flows import clone
 from flows.drive import FIRST
 
 WORK = Path("work")

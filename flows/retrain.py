@@ -111,7 +111,9 @@ def retrain(preset: Preset, dry_run: DryRun = False, stage_timeout_s: StageTimeo
         return alone.skipped(covered)
     try:
         enter(None if preset == schedules.HERE else preset)
-        outcome = drive(story.Told(), params.load().threads, stage_timeout_s, promote=not dry_run)
+        checked = params.load()
+        limits = checked.limits.model_dump() if checked.limits else None
+        outcome = drive(story.Told(), checked.threads, stage_timeout_s, not dry_run, limits)
     except AtWork as busy:
         return alone.skipped(str(busy))
     except TemperError as error:

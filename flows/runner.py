@@ -6,6 +6,7 @@ Each in a session of its own that dies with the driver, so that kill -9 of anyth
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -16,10 +17,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from components.errors import TemperError
+from components.errors import TemperError, disk_fault
+from flows import mend
 from flows.dvc import BUSY, Busy
+from flows.limits import Limits
+
+log = logging.getLogger("temper")
 
 What = Literal["ran", "cached", "unchanged"]
 State = Literal["running", "busy", "ran", "cached", "unchanged", "failed"]
@@ -28,7 +33,8 @@ State = Literal["running", "busy", "ran", "cached", "unchanged", "failed"]
 CHATTER = re.compile(
     r"^\s*$|dvc push|(Updating|Generating) lock file|To track the changes|git add|"
     r"To enable auto staging|dvc config core.autostage"
-    r"|: done in [\d.]+ s$|Data and pipelines are up to date|^> python|^Running stage|^ERROR: failed to reproduce"
+    r"|: done in [\d.]+ s$|Data and pipelines are up to date|^> python|^Running stage|"
+    r"^ERROR: failed to reproduce '[^']*': failed to run"
 )
 
 
@@ -74,9 +80,14 @@ class Runner:
         watch: Callable[[str, State, float, str], None],
         timeout_s: float,
         before: Mapping[str, Callable[[], Mapping[str, str]]] | None = None,
+        limits: Mapping[str, Any] | None = None,
     ) -> None:
-        """`before`: per stage what is called just before it starts, and gives environment variables to it."""
-        self.run, self.watch, self.timeout_s, self.before = run, watch, timeout_s, before or {}
+        """`limits`: that section of params.yaml, as plain data.
+
+        `before`: per stage what is called just before it starts, and gives environment variables to it.
+        """
+        self.run, self.watch, self.before = run, watch, before or {}
+        self.limits = Limits.of(timeout_s, limits)
         self.logs = Path(".temper/logs") / run
         self.failed: dict[str, StageFailed] = {}
         self._slots, self._trainings = threading.BoundedSemaphore(slots), threading.BoundedSemaphore(trainings)
@@ -94,7 +105,7 @@ class Runner:
             started = time.monotonic()
             self.watch(name, "running", 0.0, "")
             try:
-                what, last = self._run(name, plainly)
+                what, last = self._whole(name, plainly)
             except StageFailed as error:
                 self.failed[name] = error
                 self.watch(name, "failed", time.monotonic() - started, str(error))
@@ -105,34 +116,42 @@ class Runner:
             self.watch(name, what, time.monotonic() - started, last)
             return what
 
+    def _whole(self, name: str, plainly: str | None) -> tuple[What, str]:
+        """Run it, and once more if DVC brought it from a corrupt cache: what is corrupt is set aside meanwhile."""
+        what, last = self._run(name, plainly)
+        if what == "cached" and (wrong := mend.spoilt(name)):
+            log.warning("%s: %s", name, wrong)
+            what, last = self._run(name, plainly)
+            if what == "cached" and (wrong := mend.spoilt(name)):
+                raise StageFailed(name, 1, wrong)
+        return what, last
+
     def _run(self, name: str, plainly: str | None) -> tuple[What, str]:
         self.logs.mkdir(parents=True, exist_ok=True)
         log_path = self.logs / f"{name}.log"
         tail: deque[str] = deque(maxlen=200)
         process = self._start(name, plainly)
-        late = threading.Event()
+        over, ended = [], threading.Event()
 
-        def end() -> None:
-            late.set()
+        def end(what: str) -> None:
+            over.append(what)
             self._end(process)
 
-        overdue = threading.Timer(self.timeout_s, end)
-        overdue.daemon = True
-        overdue.start()
+        threading.Thread(target=self.limits.watch, args=(name, process.pid, ended, end), daemon=True).start()
         what: What = "ran" if plainly else "unchanged"
         try:
-            with log_path.open("a", encoding="utf-8") as log:
+            with log_path.open("ab", buffering=0) as log:
                 for line in process.stdout or ():
                     if "Running stage" in line:
                         what = "ran"
                     elif "is cached - skipping run" in line:
                         what = "cached"
                     tail.append(line.rstrip("\n"))
-                    log.write(line)
-                    log.flush()
+                    with contextlib.suppress(OSError):  # a full disk: what was said last is in `tail`
+                        log.write(line.encode())
             code = process.wait()
         finally:
-            overdue.cancel()
+            ended.set()
             with self._guard:
                 self._live.discard(process)
         text = "\n".join(tail)
@@ -141,19 +160,20 @@ class Runner:
             return what, said[-1] if said else ""
         if self._cancelled.is_set():
             raise Cancelled(name)
-        if late.is_set():
+        if over:
             last = "\n".join(["its last lines:", *said[-8:]]) if said else "it said nothing"
             raise StageFailed(
                 name,
                 1,
-                f"took over {self.timeout_s:.0f} s and was killed with all it had started; raise --stage-timeout-s if "
-                f"it needs more (log: {log_path}); {last}",
+                f"{over[0]} if it needs more (log: {log_path}); {last}",
             )
         own = re.search(r"exited with (-?\d+)", text)
         if own is None and not plainly and BUSY.search(text):
             raise Busy(f"{name}: {said[-1] if said else 'DVC is busy'}")
         own_code = int(own.group(1)) if own else code if plainly else 1
         reason = "\n".join(said[-8:]) or f"exit code {own_code} without a message"
+        if own is None and (told := disk_fault(OSError(reason), Path.cwd())):  # DVC names neither path nor remedy
+            reason += f"\n{told}"
         raise StageFailed(name, own_code, f"{reason}\n(log: {log_path})")
 
     def _start(self, name: str, plainly: str | None) -> subprocess.Popen[str]:

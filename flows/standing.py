@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from components import objects
 from components.errors import ParamsError, TemperError
 from components.params.section import NAME
-from flows import objects, overlay, snapshot
+from flows import overlay, snapshot
 from flows.dvc import driver_lock
 
 

@@ -15,9 +15,9 @@ from rich.text import Text
 
 from components import params
 from components.errors import ParamsError, TemperError
+from components.files import write_atomic
 from components.host import QUIET, WAITING, machine_is_taken, machine_lock
 from components.lr_find import DIVERGED, SMOOTHING, Point, RangeTest, Suggestion, run, suggest
-from components.stage import write_atomic
 from flows import dvc
 from flows.drive import FIRST
 from temper import workspace

@@ -31,6 +31,7 @@ def _as_it_ran() -> None:
 def promote(dry_run: bool, again: bool) -> None:
     """Apply the last decision. Raises TemperError if there is none or the champion is not what it was made against."""
     from components import promote as stage
+    from components import tracking
 
     name = params.load().name
     decision = matrix.read_decision()
@@ -41,17 +42,19 @@ def promote(dry_run: bool, again: bool) -> None:
         if not dry_run:
             _as_it_ran()
             os.environ |= keep(lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
-        said = stage.apply(
-            name,
-            decision,
-            work / "builds",
-            work / "engines",
-            work / "predictions",
-            work / "matrix",
-            work / "data/prepared",
-            dry_run=dry_run,
-            again=again,
-            by_hand=True,
+        said = tracking.patiently(
+            lambda: stage.apply(
+                name,
+                decision,
+                work / "builds",
+                work / "engines",
+                work / "predictions",
+                work / "matrix",
+                work / "data/prepared",
+                dry_run=dry_run,
+                again=again,
+                by_hand=True,
+            )
         )
     if dry_run:
         explain(decision)

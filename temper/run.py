@@ -24,7 +24,8 @@ def run(stage_timeout_s: float) -> int:
     console = workspace.console()
     try:
         with Progress(console, durations(), slots(checked.threads)) as progress:
-            outcome = drive(progress, checked.threads, stage_timeout_s)
+            limits = checked.limits.model_dump() if checked.limits else None
+            outcome = drive(progress, checked.threads, stage_timeout_s, limits=limits)
     except Stopped as stopped:
         console.print(
             Text(f"stopped by {stopped}: running stages were ended; `{workspace.command('run')}` goes on", "yellow")

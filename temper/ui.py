@@ -40,6 +40,7 @@ def ui(port: int) -> int:
     store = registry.database()
     if store is None or not store.exists():
         raise TemperError("nothing is tracked yet; `temper run` makes the first run")
+    registry.check_schema(store)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -106,6 +106,8 @@ def _make_store(group: Group) -> None:
         from components import tracking
 
         tracking.client()
+    if store is not None:
+        registry.check_schema(store)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from components.errors import ParamsError, TemperError
+from components.errors import ParamsError, TemperError, disk_faults
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +84,8 @@ def console() -> Console:
 def reported() -> Iterator[None]:
     """What the user can act on is printed in red without a traceback; the exit code says which kind it is."""
     try:
-        yield
+        with disk_faults(Path.cwd()):
+            yield
     except TemperError as error:
         from rich.console import Console
         from rich.text import Text

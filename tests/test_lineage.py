@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import objects
+from components import objects
 from tests.workspace import SMALL, Workspace
 
 

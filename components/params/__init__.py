@@ -8,6 +8,7 @@ may be left out, that means that the thing is not done.
 from components.params.data import *
 from components.params.families import *
 from components.params.fit import *
+from components.params.limits import *
 from components.params.measure import *
 from components.params.passes import *
 from components.params.schedule import *

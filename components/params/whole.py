@@ -16,6 +16,7 @@ from components.errors import ParamsError
 from components.params import tree
 from components.params.data import Prepare, Source, Task, Validate
 from components.params.families import Init
+from components.params.limits import Limits
 from components.params.measure import Benchmark, Compare, Parity, Policy
 from components.params.passes import Variant
 from components.params.schedule import Retraining
@@ -38,6 +39,7 @@ class Params(Section):
     benchmark: Benchmark
     compare: Compare
     policy: Policy
+    limits: Limits | None = None
     schedule: Retraining | None = None
 
 

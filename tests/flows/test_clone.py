@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from components import registry
+from components import objects, registry
 from components.errors import TemperError
 from components.hashing import sha256_file
-from flows import clone, objects, snapshot
+from flows import clone, snapshot
 
 DAG = """stages:
   ingest:

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from components import remote
+from components import objects, remote
 from components.remote import RemoteError, Target
-from flows import objects
 from tests.infra.storage import Storage, free_port
 
 DAG = "stages:\n  ingest:\n    cmd: sh make.sh\n    deps: [make.sh]\n    outs: [out]\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import objects
-from flows.objects import Unusable
+from components import objects
+from components.objects import Unusable
 
 DAG = "stages:\n  make:\n    cmd: sh make.sh\n    outs: [folder, file]\n"
 
