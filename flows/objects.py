@@ -79,7 +79,7 @@ def listing(store: Path, oid: str) -> dict[str, str]:
     """{path below it: MD5} of what `oid` names. Raises Unusable if its listing is gone or corrupt."""
     if not oid.endswith(".dir"):
         return {"": oid}
-    path = _path(store, oid)
+    path = path_of(store, oid)
     try:
         content = path.read_bytes()
     except OSError:
@@ -93,13 +93,13 @@ def read(store: Path, oid: str, name: str) -> bytes:
     """One file of what `oid` names. Raises Unusable if it is gone or corrupt."""
     wanted = listing(store, oid).get(name)
     if wanted is None:
-        raise Unusable(f"{_path(store, oid)}: names no {name}")
+        raise Unusable(f"{path_of(store, oid)}: names no {name}")
     try:
-        content = _path(store, wanted).read_bytes()
+        content = path_of(store, wanted).read_bytes()
     except OSError:
-        raise Unusable(f"{_path(store, wanted)}: is not in DVC's cache") from None
+        raise Unusable(f"{path_of(store, wanted)}: is not in DVC's cache") from None
     if _md5(content).hexdigest() != wanted:
-        raise Unusable(f"{_path(store, wanted)}: is corrupt, its MD5 is {_md5(content).hexdigest()}")
+        raise Unusable(f"{path_of(store, wanted)}: is corrupt, its MD5 is {_md5(content).hexdigest()}")
     return content
 
 
@@ -112,9 +112,9 @@ def place(store: Path, oid: str, to: Path) -> int:
     try:
         files = listing(store, oid)
         for name, wanted in files.items():
-            source, target = _path(store, wanted), aside / name if name else aside
+            source, target = path_of(store, wanted), aside / name if name else aside
             if ".." in Path(name).parts or Path(name).is_absolute():
-                raise Unusable(f"{_path(store, oid)}: names {name!r}, which is outside of its folder")
+                raise Unusable(f"{path_of(store, oid)}: names {name!r}, which is outside of its folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(source, target)
@@ -133,5 +133,6 @@ def place(store: Path, oid: str, to: Path) -> int:
             aside.unlink(missing_ok=True)
 
 
-def _path(store: Path, oid: str) -> Path:
+def path_of(store: Path, oid: str) -> Path:
+    """Where the cache keeps an object."""
     return store / oid[:2] / oid[2:]
