@@ -1,6 +1,6 @@
 # `make run` and `make test` are all that is needed; both set up .venv first if the lock changed.
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock clean
+.PHONY: help run test check drill lock clean
 SHELL := /bin/bash
 BIN := .venv/bin
 
@@ -18,6 +18,9 @@ check: .venv/.installed ## ruff, types, import contracts, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+drill: .venv/.installed ## harm it in every way of the list: what held, in docs/reliability.md (an hour)
+	$(BIN)/python benchmarks/drill.py
 
 lock: .venv/.installed ## resolve pyproject.toml anew into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url --no-header \

@@ -203,6 +203,22 @@ def tracked(run: str) -> tuple[str, str] | None:
     return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
 
+def running() -> list[tuple[str, str, dict[str, str]]]:
+    """(id, name, tags) of each run that claims to be at work, by the embedded store; none on a server."""
+    if (file := database()) is None:
+        return []
+    rows = _query(file, "SELECT run_uuid, name FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'")
+    tags = "SELECT key, value FROM tags WHERE run_uuid = ?"
+    return [(str(run), str(name), dict(_query(file, tags, run))) for run, name in rows]
+
+
+def models() -> list[str]:
+    """Names of the registered models of the embedded store, sorted; none on a server."""
+    if (file := database()) is None:
+        return []
+    return [str(row[0]) for row in _query(file, "SELECT name FROM registered_models ORDER BY name")]
+
+
 def files(source: str) -> Path | None:
     """The folder that `source` names if it is on this machine, else None (then it must be downloaded)."""
     parts = urlsplit(source)

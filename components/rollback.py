@@ -60,6 +60,20 @@ def back(name: str, to: int | None, reason: str) -> str:
 
 def troubles(name: str) -> Iterator[tuple[str, str]]:
     """(what is wrong with journal, aliases or the files behind them, what to do)"""
+    yield from disagreements(name)
+    found = registry.registered(name)
+    if move.pending(journal.read(), found, name):
+        return
+    for role in ("champion", "previous"):
+        if role in found.aliases and (damage := _broken(name, found.aliases[role])):
+            remedy = (
+                "roll back to a version that is whole" if role == "champion" else "a rollback to it will be refused"
+            )
+            yield f"{role}, version {found.aliases[role]}: {damage}", remedy
+
+
+def disagreements(name: str) -> Iterator[tuple[str, str]]:
+    """(where the journal is broken, or the champion is not as it says, what to do)"""
     known, found = journal.read(), registry.registered(name)
     for fault in journal.tampered(known, name, found.journalled):
         yield f"the journal is broken: {fault}", f"compare {journal.where()} with a copy of it; moves go on after it"
@@ -77,12 +91,6 @@ def troubles(name: str) -> Iterator[tuple[str, str]]:
         else:
             words = f"the champion is version {alias}, by the journal version {said}: it was moved without Temper"
             yield words, "the next promotion or rollback journals it as found"
-    for role in ("champion", "previous"):
-        if role in found.aliases and (damage := _broken(name, found.aliases[role])):
-            remedy = (
-                "roll back to a version that is whole" if role == "champion" else "a rollback to it will be refused"
-            )
-            yield f"{role}, version {found.aliases[role]}: {damage}", remedy
 
 
 def _broken(name: str, number: int) -> str | None:

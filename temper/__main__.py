@@ -325,10 +325,22 @@ def down() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """What this machine can and cannot do, each with its remedy. Exit code 1 if something needed is missing."""
+def doctor(
+    invariants: Annotated[
+        bool, typer.Option("--invariants", help="What must hold here at any time, instead; only looks.")
+    ] = False,
+) -> None:
+    """What this machine can and cannot do, each with its remedy. Exit code 1 if something needed is missing.
+
+    With --invariants: every alias names a version whose files are as they were registered, the journal agrees with the
+    champion, dvc.lock with outputs and cache, no run claims to be at work whose process is gone, and nothing of ours
+    is left: process, temporary file or lock. Exit code 1 if one does not hold.
+    """
     with reported():
-        from temper.doctor import doctor as command
+        if invariants:
+            from temper.invariants import invariants as command
+        else:
+            from temper.doctor import doctor as command
 
         code = command()
     raise typer.Exit(code)

@@ -130,7 +130,7 @@ def test_doctor_knows_what_stands_in_for_onnxruntime(
 ) -> None:
     from importlib import metadata
 
-    from temper import doctor
+    from temper import machine
 
     def version(package: str) -> str:
         if not package.startswith("onnxruntime"):
@@ -141,7 +141,7 @@ def test_doctor_knows_what_stands_in_for_onnxruntime(
 
     monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(metadata, "requires", lambda name: ["onnxruntime==1.32.0"])
-    said = [finding for finding in doctor.packages() if finding.what == "onnxruntime"]
+    said = [finding for finding in machine.packages() if finding.what == "onnxruntime"]
     assert [finding.level for finding in said] == ([level] if level else [])
     if level == "warn":
         assert said[0].remedy.startswith("pip uninstall -y onnxruntime")

@@ -66,7 +66,7 @@ def workspace(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copytree(store, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(smoke, "earlier", lambda *_: Proof("package", 32, 0.0, 0.0))
-    monkeypatch.setattr("temper.doctor._signing", lambda *_: iter(()))  # these versions have no files
+    monkeypatch.setattr("temper.checkout._signing", lambda *_: iter(()))  # these versions have no files
     return tmp_path / "here"
 
 

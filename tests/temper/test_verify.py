@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from components import params, signing
-from temper import doctor
+from temper import checkout
 from temper.__main__ import app
 from tests.components.packages import UNSIGNED, folder_of
 
@@ -65,7 +65,7 @@ def test_key_says_where_it_goes(tmp_path: Path) -> None:
 
 def findings() -> dict[str, tuple[str, str]]:
     policy = SETTINGS.policy.signing
-    return {f.what: (f.level, f.found) for f in doctor._signing("digits", policy.model_dump() if policy else {})}
+    return {f.what: (f.level, f.found) for f in checkout._signing("digits", policy.model_dump() if policy else {})}
 
 
 def test_doctor_tells_an_unsigned_or_broken_champion(restored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

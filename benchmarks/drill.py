@@ -1,0 +1,192 @@
+"""The reliability drill: every test that holds a point of the list (mark `hardening`), slow ones too, as one table.
+
+Writes results/drill.json and docs/reliability.md; with paths it runs only the tests there, and writes nothing.
+Exit code 1 if anything was lost. Bring an hour on two cores for all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+KEPT, PAGE = ROOT / "benchmarks/results/drill.json", ROOT / "docs/reliability.md"
+LIBRARIES = ("prefect", "mlflow", "dvc", "torch", "onnx", "onnxruntime", "great-expectations")
+GROUPS = {
+    "A": ("Crash and resume", range(1, 9)),
+    "B": ("Concurrency", range(9, 15)),
+    "C": ("Storage faults", range(15, 22)),
+    "D": ("Tracking server", range(22, 25)),
+    "E": ("Bad data", range(25, 30)),
+    "F": ("Bad params", range(30, 34)),
+    "G": ("Bad model files", range(34, 40)),
+    "H": ("Serving", range(40, 50)),
+    "I": ("Authentication and TLS", range(50, 53)),
+    "J": ("Promotion and rollback", range(53, 58)),
+    "K": ("Supply chain and secrets", range(58, 64)),
+    "L": ("Resource bounds", range(64, 66)),
+}
+HEAD = """# What was done to Temper, and what held
+
+Made by `make drill` (benchmarks/drill.py), which runs every test that carries the mark `hardening`: a fault is made on
+purpose, and what must hold is asserted. After each that works in a workspace, `temper doctor --invariants` must find
+nothing there. *Times* counts the cases of a test, and what it repeats in itself. A test that fails reads **lost**.
+"""
+
+
+@dataclass
+class Line:
+    """One test of one point: what is done, how often, what must hold, and whether it did."""
+
+    point: str
+    done: str
+    holds: str
+    test: str
+    times: int = 0
+    seconds: float = 0.0
+    outcome: str = "held"  # lost, skipped
+    why: str = ""  # it was skipped
+
+
+class Collector:
+    """A plugin of pytest that makes lines of its reports."""
+
+    def __init__(self) -> None:
+        self.lines: dict[tuple[str, str], Line] = {}
+        self.of: dict[str, list[Line]] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            test = item.nodeid.partition("[")[0]
+            holds = test.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+            for mark in item.iter_markers("hardening"):
+                point, done = mark.args
+                line = self.lines.setdefault((point, test), Line(point, done, holds, test))
+                self.of.setdefault(item.nodeid, []).append(line)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for line in self.of.get(report.nodeid, []):
+            line.seconds += report.duration
+            if report.failed or hasattr(report, "wasxfail"):
+                line.outcome = "lost"
+            elif report.skipped:
+                line.outcome = "skipped" if line.outcome == "held" and not line.times else line.outcome
+                line.why = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+            elif report.when == "call":
+                line.times += int(dict(report.user_properties).get("times", 1))
+                line.outcome = "held" if line.outcome == "skipped" else line.outcome
+
+
+def order(line: Line) -> tuple[str, int, str]:
+    number = re.search(r"\d+", line.point)
+    return line.point[:1], int(number[0]) if number else 0, line.test
+
+
+def drill(paths: Sequence[str]) -> tuple[list[Line], int]:
+    """Run the tests; the lines in the list's order, and pytest's exit code."""
+    collector = Collector()
+    options = ["-c", str(ROOT / "pyproject.toml"), "-m", "hardening", "-p", "no:cacheprovider", "--tb=short"]
+    code = pytest.main([*options, *paths], plugins=[collector])
+    return sorted(collector.lines.values(), key=order), int(code)
+
+
+def result(lines: Iterable[Line], seconds: float) -> dict[str, Any]:
+    from components.host import describe
+
+    host = describe()
+    versions = {"python": sys.version.split()[0]} | {library: version(library) for library in LIBRARIES}
+    kept = [asdict(line) | {"seconds": round(line.seconds, 1)} for line in lines]
+    shown = {"machine": host["machine"], "cores": host["cores"]}
+    date = datetime.now(UTC).date().isoformat()
+    return {"date": date, "host": shown, "versions": versions, "seconds": round(seconds), "lines": kept}
+
+
+def page(known: dict[str, Any]) -> str:
+    """docs/reliability.md of what was kept."""
+    lines = [Line(**line) for line in known["lines"]]
+    told = ", ".join(f"{name} {number}" for name, number in known["versions"].items())
+    counts = {how: sum(line.outcome == how for line in lines) for how in ("held", "lost", "skipped")}
+    text = [
+        HEAD,
+        f"{known['date']}, {known['host']['machine']}, {known['host']['cores']} cores; {told}. "
+        f"{counts['held']} tests held, {counts['lost']} lost, {counts['skipped']} skipped; "
+        f"{sum(line.times for line in lines)} cases in {known['seconds'] / 60:.0f} minutes.",
+    ]
+    for group, (title, _) in GROUPS.items():
+        if rows := [line for line in lines if line.point.startswith(group)]:
+            text.append(f"\n## {group}. {title}\n")
+            text.append("| point | what was done | times | what must hold | outcome | s |\n|---|---|---|---|---|---|")
+            text += ["| " + " | ".join(map(_cell, cells(line))) + " |" for line in rows]
+    skipped = [f"- {line.point}, {line.holds}: {line.why}" for line in lines if line.outcome == "skipped"]
+    text += ["\n## Skipped, and why\n", "\n".join(skipped) or "Nothing."]
+    text += ["\n## Points of the list that no test holds\n", missing(lines) or "None."]
+    return "\n".join(text) + "\n"
+
+
+def _cell(text: str) -> str:
+    return "**lost**" if text == "lost" else text.replace("|", "\\|")
+
+
+def cells(line: Line) -> list[str]:
+    return [line.point, line.done, str(line.times), line.holds, line.outcome, f"{line.seconds:.1f}"]
+
+
+def missing(lines: Iterable[Line]) -> str:
+    """The points without a test, as `H40, H41`; those of serving wait for the server."""
+    held = {found[0] for line in lines if (found := re.match(r"[A-Z]\d+", line.point))}
+    return ", ".join(f"{g}{n}" for g, (_, numbers) in GROUPS.items() for n in numbers if f"{g}{n}" not in held)
+
+
+def show(lines: Iterable[Line]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from temper.workspace import console
+
+    table = Table("point", "what was done", "times", "what must hold", "outcome", "s", box=None, padding=(0, 2, 0, 0))
+    group = ""
+    for line in lines:
+        if line.point[:1] != group:
+            group = line.point[:1]
+            table.add_row(f"[bold]{group}[/bold]", f"[bold]{GROUPS.get(group, ('', ()))[0]}[/bold]")
+        style = {"lost": "bold red", "skipped": "yellow"}.get(line.outcome, "green")
+        *rest, outcome, seconds = cells(line)
+        table.add_row(*map(escape, rest), f"[{style}]{outcome}[/{style}]", seconds)
+    console().print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--from", dest="kept", action="store_true", help="only make the page of what was kept")
+    parser.add_argument("paths", nargs="*", help="run only the tests there, and keep nothing")
+    arguments = parser.parse_args()
+    if arguments.kept:
+        PAGE.write_text(page(json.loads(KEPT.read_text("utf-8"))), "utf-8")
+        return 0
+    started = time.monotonic()
+    lines, code = drill(arguments.paths or [str(ROOT / "tests")])
+    show(lines)
+    if not arguments.paths:
+        known = result(lines, time.monotonic() - started)
+        KEPT.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+        PAGE.write_text(page(known), "utf-8")
+    lost = sum(line.outcome == "lost" for line in lines)
+    print(f"{len(lines)} tests, {lost} lost" if lost else f"{len(lines)} tests, nothing lost")
+    return 1 if lost or code or not lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""docs/reliability.md is what benchmarks/drill.py makes of the drill that it keeps; and what it calls held and lost."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+CASES = """
+import pytest
+@pytest.mark.hardening("A1", "it is killed")
+@pytest.mark.parametrize("n", [1, 2])
+def test_it_ends_green(n, record_property):
+    record_property("times", 3)
+@pytest.mark.drill
+@pytest.mark.hardening("J54", "a gate fails")
+def test_it_is_refused():
+    assert {right}
+@pytest.mark.hardening("B9", "no fork here")
+@pytest.mark.skipif(True, reason="needs a moon")
+def test_it_waits(): ...
+def test_of_no_point(): assert False
+"""
+
+
+@pytest.fixture(scope="module")
+def drill(root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("drill", root / "benchmarks/drill.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["drill"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_reliability_is_made_from_the_kept_drill(drill: ModuleType) -> None:
+    assert drill.PAGE.read_text("utf-8") == drill.page(json.loads(drill.KEPT.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_it_counts_what_was_done_and_ends_with_1_if_anything_was_lost(root: Path, tmp_path: Path, right: bool) -> None:
+    (tmp_path / "test_cases.py").write_text(CASES.format(right=right))
+    done = subprocess.run(
+        [sys.executable, str(root / "benchmarks/drill.py"), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == (0 if right else 1), done.stdout + done.stderr
+    rows = {words[0]: words for line in done.stdout.splitlines() if (words := line.split()) and words[0][-1].isdigit()}
+    assert rows["A1"][4:10] == ["6", "it", "ends", "green", "held", "0.0"]
+    assert ("held" if right else "lost") in rows["J54"] and "skipped" in rows["B9"]
+    assert ("nothing lost" if right else "3 tests, 1 lost") in done.stdout
