@@ -20,6 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import results
+
 from components import params, quarantine, validate
 from components.batches import open_parquet
 from components.params import Expectation
@@ -37,8 +38,8 @@ TABLES = {
 }
 NOTES = (
     "The rules are general ones of the domain (formats, sets, lengths), not lists of wrong cells; they are in "
-    "benchmarks/dirty_tables/ as examples of validate.expectations. Who wrote them had seen both tables, so this is what "
-    "such rules can find, not how well rules do on a table that nobody has looked at.",
+    "benchmarks/dirty_tables/ as examples of validate.expectations. Who wrote them had seen both tables, so this is "
+    "what such rules can find, not how well rules do on a table that nobody has looked at.",
     "wrong: cells that differ from the clean twin; caught: those of them that a rule accuses; accused: right cells "
     "that one accuses. Of titanic there is no clean twin: empty is what is known to be missing.",
     "What is missed is spelling in free text: a rule on one cell cannot know how a hospital or a street is written.",
