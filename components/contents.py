@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from components import admission
 from components.errors import TemperError
 
 LOADER = Path(__file__).with_name("loader.py")
@@ -59,7 +60,11 @@ def check(folder: Path, files: Mapping[str, str], what: str) -> None:
     if missing := sorted(NEEDED - files.keys()):
         raise refused(what, missing[0], "is missing")
     try:
-        allowed = ALLOWED | {f"artifacts/{name}" for name in external((folder / "artifacts/model.onnx").read_bytes())}
+        spec = json.loads((folder / "artifacts/build.json").read_text("utf-8"))["spec"]
+        names = external((folder / "artifacts/model.onnx").read_bytes(), spec)
+        allowed = ALLOWED | {f"artifacts/{name}" for name in names}
+    except (KeyError, TypeError) as error:
+        raise refused(what, "artifacts/build.json", f"has no {error}") from None
     except ValueError as error:
         raise refused(what, "artifacts/model.onnx", str(error)) from None
     if missing := sorted(allowed - ALLOWED - files.keys()):
@@ -129,14 +134,14 @@ def _json(content: bytes) -> str | None:
     return f"has the key {asked[0]}, by which readers run what it says" if asked else None
 
 
-def external(model: bytes) -> set[str]:
-    """The files beside an ONNX model in which it keeps weights. Raises ValueError for one that is elsewhere."""
+def external(model: bytes, spec: Mapping[str, Any] | None = None) -> set[str]:
+    """The files beside an ONNX model in which it keeps weights.
+
+    Raises ValueError for one that is elsewhere, and for a model that `admission.check` refuses.
+    """
     import onnx
 
-    try:
-        todo = [onnx.load_model_from_string(model)]
-    except Exception as error:  # protobuf's own class, which has no types
-        raise ValueError("is no ONNX model") from error
+    todo = [admission.check(model, spec)]
     found = set()
     while todo:
         message = todo.pop()

@@ -39,6 +39,7 @@ def clean(page: str) -> str:
     def tag(found: re.Match[str]) -> str:
         # Only inside tags: what the data say is escaped, and stays as it is.
         text = re.sub(r"\b(href|src)=([\"'])https?:.*?\2", "", found[0])
+        text = re.sub(r"\son[a-z]+=([\"']).*?\1", "", text)  # of its own scripts, which are gone
         return re.sub(UUID, lambda uuid: ids.setdefault(uuid[0], f"part-{len(ids)}"), text)
 
     page = re.sub(r"(?s)<style\b.*?</style>", lambda style: re.sub(r"url\([^)]*\)", "none", style[0]), page)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import DataError
 from components.hashing import sha256_file
+from components.memory import at_most
 from components.params import Prepare, Source
 from components.sources import SOURCES
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 ROW_GROUP = 65_536  # rows: at most so many are in memory at once ...
 GROUP_BYTES = 64 << 20  # ... or so many bytes, and a batch
+MEMORY_MB = 1_536  # of it all: some hundred MB are needed for what is as large as it looks
 
 
 def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
@@ -42,21 +44,16 @@ def bring(source: Source, observed: Path, path: Path, column: str | None = None)
 
     Raises DataError if there is no such column, or if the data changed since they were observed.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    member, rows = SOURCES[source.kind], 0
+    member = SOURCES[source.kind]
     earlier = json.loads(observed.read_text("utf-8"))
-    with member.read(source) as reader:
-        schema = reader.schema
-        if column is not None:
-            if column not in schema.names:
-                raise DataError(f"has no column {column!r}; it has {', '.join(schema.names[:20])}")
-            schema = pa.schema([schema.field(column)])
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for table in _groups(reader):
-                writer.write_table(table.select(schema.names), ROW_GROUP)
-                rows += len(table)
+    try:
+        with at_most(MEMORY_MB):
+            schema, rows = _write(source, path, column)
+    except MemoryError:
+        raise DataError(
+            f"the {source.kind} data unpack to more than {MEMORY_MB:,} MB at once: too much in one row, or something "
+            "made to be unpacked without end; look at what wrote it, or store it in rows of less"
+        ) from None
     identity, _ = member.observe(source, None)
     if identity != earlier:
         raise DataError(f"the {source.kind} data changed while they were read; run again")
@@ -66,6 +63,25 @@ def bring(source: Source, observed: Path, path: Path, column: str | None = None)
         "columns": {field.name: str(field.type) for field in schema},
         "sha256": sha256_file(path),
     }
+
+
+def _write(source: Source, path: Path, column: str | None) -> tuple[pa.Schema, int]:
+    """(the schema of what was written, how many rows)"""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with SOURCES[source.kind].read(source) as reader:
+        schema = reader.schema
+        if column is not None:
+            if column not in schema.names:
+                raise DataError(f"has no column {column!r}; it has {', '.join(schema.names[:20])}")
+            schema = pa.schema([schema.field(column)])
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for table in _groups(reader):
+                writer.write_table(table.select(schema.names), ROW_GROUP)
+                rows += len(table)
+    return schema, rows
 
 
 def run(source: Source, prepare: Prepare, observed: Path, corpus: Path, out: Path) -> dict[str, int]:

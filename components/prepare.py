@@ -8,6 +8,7 @@ Inputs are in memory a block at a time: each row goes to a file for its range of
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from components.schemas import SCHEMAS
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+log = logging.getLogger("temper")
 
 BLOCK_BYTES = 16 << 20  # of rows sorted at once
 MAX_BLOCKS = 1024  # a file each and split
@@ -88,6 +91,7 @@ class Placed:
     raw: Mapping[str, Any]
     labels: np.ndarray
     content: np.ndarray  # hashes of what they hold
+    near: np.ndarray | None  # the same for rows that hardly differ
     keys: pa.Array | None
     ids: np.ndarray
     side: np.ndarray  # numbers of splits
@@ -105,7 +109,7 @@ def _place(table: pa.Table, task: Task, shares: Sequence[float]) -> Placed:
     if (split := member.splits(table, task)) is not None:
         marked = pc.index_in(split, value_set=pa.array(SPLITS)).to_numpy(zero_copy_only=False).astype(np.int8)
         side = np.where(marked > 0, marked, side)
-    return Placed(raw, labels, content, keys, ids, side)
+    return Placed(raw, labels, content, member.near(raw), keys, ids, side)
 
 
 def _training(valid: Path, task: Task, shares: Sequence[float]) -> Iterator[Mapping[str, Any]]:
@@ -138,7 +142,7 @@ def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, raw: Path, 
     member, folder = SCHEMAS[task.kind], out / "blocks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    blocks, start, keys = None, 0, []
+    blocks, start, keys, near = None, 0, [], []
     like: dict[str, np.ndarray] = {}
     with open_parquet(valid / "data.parquet") as file:
         declared, total = _declared(file, task), file.metadata.num_rows
@@ -156,12 +160,18 @@ def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, raw: Path, 
             labels[some], content[some], ids[some], side[some] = placed.labels, placed.content, placed.ids, placed.side
             if placed.keys is not None:
                 keys.append(placed.keys)
+            if placed.near is not None:
+                near.append(placed.near)
             blocks.add(start, placed.side, placed.ids, inputs, texts)
             start += len(table)
     if blocks is None:
         raise DataError("there are no valid rows; run validate on these data first")
     known = pa.concat_arrays(keys) if keys else None
     _check(task, labels, side, content, ids)
+    alike = leaks(np.concatenate(near), side) if near else {}
+    if alike:
+        told = "; ".join(f"{a} and {b}: {n}" for (a, b), n in alike.items())
+        log.warning("texts on two sides that differ in case, blanks and punctuation alone: %s", told)
     named = list(member.texts(placed.raw))
 
     fields = [("row_id", pa.string())]
@@ -199,6 +209,7 @@ def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, raw: Path, 
     return {
         "rows": {name: int(count.sum()) for name, count in zip(SPLITS, counts, strict=True)},
         "least_class_rows": {name: int(count.min()) for name, count in zip(SPLITS, counts, strict=True)},
+        **({"near_duplicates": {f"{a}_{b}": n for (a, b), n in alike.items()}} if near else {}),
         **beside,
     }
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from components.params.section import Count, Section, Text
+from components.params.section import Count, FilePath, Section
 
 
 class Perceptron(Section):
@@ -87,7 +87,7 @@ class TransformersImage(Section):
     family: Literal["transformers_image"]
     architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] | None = None
     config: dict[str, Any] | None = None
-    checkpoint: Text | None = None
+    checkpoint: FilePath | None = None
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
 
     @model_validator(mode="after")
@@ -106,7 +106,7 @@ class Bert(Section):
     family: Literal["bert"]
     architecture: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")] | None = None
     config: dict[str, Any] | None = None
-    checkpoint: Text | None = None
+    checkpoint: FilePath | None = None
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +17,29 @@ Positive = Annotated[float, Field(gt=0, le=1e9)]
 NonNegative = Annotated[float, Field(ge=0, le=1e9)]
 Bounded = Annotated[float, Field(ge=-1e9, le=1e9)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Text = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+# Controls, line breaks of any kind, and marks that turn the direction of what is read.
+UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def _plain(text: str) -> str:
+    if UNPRINTED.search(text):
+        raise ValueError("must be one line of text, without control characters")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_plain)]
+# What a shell or a URL would read as something else than a name. Nothing here goes through a shell: this is for whoever
+# copies a path from a message into one.
+SPECIAL = re.compile(r"[$`;|<>\\]|%[0-9A-Fa-f]{2}")
 
 
 def _relative(path: str) -> str:
-    parts = Path(path).parts
-    if "\x00" in path or "\n" in path or path.startswith("~") or ".." in parts:
-        raise ValueError("must be a plain path without '..', '~' or line breaks")
+    if path.startswith("~") or ".." in Path(path).parts:
+        raise ValueError("must be a plain path, without '..' or '~'")
+    if found := SPECIAL.search(path):
+        raise ValueError(f"must be a plain path, without {found[0]}")
     return path
 
 

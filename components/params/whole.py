@@ -125,8 +125,26 @@ def check_schedule(raw: object) -> Retraining | None:
         raise ParamsError([_describe(item, raw, missing) for item in found]) from None
 
 
+MOST_VALUES = 100_000
+
+
+def _unpacked(read: Any, path: Path) -> Any:
+    """`read`, if it holds no more than settings would: a few aliases can repeat each other for ever."""
+    todo, count = [read], 0
+    while todo:
+        node = todo.pop()
+        count += 1
+        if count + len(todo) > MOST_VALUES:
+            raise ParamsError([f"{path}: its aliases unpack to more than {MOST_VALUES:,} values; write them out"])
+        todo.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else [])
+    return read
+
+
 def read(path: Path) -> Any:
-    """A params file as plain data (YAML 1.2, as DVC reads it; at most 1 MB, no duplicate keys, no tags)."""
+    """A params file as plain data.
+
+    YAML 1.2, as DVC reads it; at most 1 MB and MOST_VALUES values, no duplicate keys, no tags.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -137,7 +155,7 @@ def read(path: Path) -> Any:
     if len(text) > 1_000_000:
         raise ParamsError([f"{path}: is larger than 1 MB; params are settings, put data into files"])
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return _unpacked(YAML(typ="safe", pure=True).load(text), path)
     except (YAMLError, ValueError, RecursionError) as error:
         raise ParamsError([f"{path}: is not valid YAML: {' '.join(str(error).split())[:300]}"]) from None
 

@@ -106,12 +106,15 @@ def _save(adapted: Model, context: Context) -> None:
 
 def attach(model: Model, adapter: Path, base_sha256: str) -> Model:
     """The base model with a saved adapter on it, unmerged. Refuses an adapter that was trained on other weights."""
-    from peft import PeftModel
-
-    belongs = json.loads((adapter / "base.json").read_text("utf-8"))["sha256"]
+    try:
+        belongs = str(json.loads((adapter / "base.json").read_text("utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TemperError(f"{adapter}: this adapter does not say to which weights it belongs; train it again") from None
     if belongs != base_sha256:
         raise TemperError(
             f"{adapter}: this adapter belongs to weights with sha256 {belongs[:12]}, not {base_sha256[:12]}; "
             "load it on the variant it was trained from"
         )
+    from peft import PeftModel
+
     return replace(model, module=PeftModel.from_pretrained(model.module, str(adapter)))

@@ -49,6 +49,10 @@ class Schema(Protocol):
         """128 bits of a hash of what each row holds, as two uint64 (n, 2); equal inputs have equal ones."""
         ...
 
+    def near(self, raw: Mapping[str, Any]) -> np.ndarray | None:
+        """As `content`, but equal too for rows that hardly differ; None where that is not known."""
+        ...
+
     def learn(
         self, training: Callable[[], Iterable[Mapping[str, Any]]], params: Any, checkpoint: Path | None, out: Path
     ) -> Learned:

@@ -85,6 +85,10 @@ def content(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.frombuffer(heads, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
+def near(inputs: Mapping[str, np.ndarray]) -> None:
+    """Images that nearly are others are not looked for."""
+
+
 def _pixels(table: pa.Table, params: ImageClassification) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return images.pixels(table, _image_columns(table.column_names, params), math.prod(params.shape))
 

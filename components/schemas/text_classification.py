@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from components import labelled, text
 from components.data import Learned, Rows
+from components.digests import digests
 from components.errors import DataError
 from components.labelled import keys as keys
 from components.labelled import rule
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+WORD = re.compile(r"\w+")
 Raw = Mapping[str, Any]  # `text` and, of pairs, `pair`: pyarrow string arrays
 
 
@@ -42,11 +44,16 @@ def texts(raw: Raw) -> dict[str, pa.Array]:
 
 def content(raw: Raw) -> np.ndarray:
     """128 bits of SHA-256 over each row's texts as two uint64 (n, 2); runs of blanks count as one."""
-    found = [
-        hashlib.sha256("\0".join(" ".join(part.split()) for part in parts).encode()).digest()[:16]
-        for parts in zip(*(array.to_pylist() for array in raw.values()), strict=True)
-    ]
-    return np.frombuffer(b"".join(found), ">u8").astype(np.uint64).reshape(-1, 2)
+    return digests("\0".join(" ".join(part.split()) for part in parts) for parts in _rows(raw))
+
+
+def _rows(raw: Raw) -> Iterator[tuple[str, ...]]:
+    yield from zip(*(array.to_pylist() for array in raw.values()), strict=True)
+
+
+def near(raw: Raw) -> np.ndarray:
+    """As `content`, but equal too for texts that differ in case, blanks and punctuation alone."""
+    return digests("\0".join(" ".join(WORD.findall(part.casefold())) or part for part in parts) for parts in _rows(raw))
 
 
 def learn(

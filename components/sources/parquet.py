@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from components.params import Parquet
 
 BATCH_BYTES = 16 << 20  # as stored
+ROWS_PER_BYTE = 8  # rows that differ take a bit each
 
 
 def observe(params: Parquet, earlier: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,6 +44,12 @@ def read(params: Parquet) -> pa.RecordBatchReader:
         raise DataError(f"{where}: columns appear more than once: {twice[:5]}; rename or drop them")
     if file.metadata.num_rows == 0:
         raise DataError(f"{where}: has columns but no rows; check what writes it")
+    file_bytes = Path(params.path).stat().st_size
+    if file.metadata.num_rows > ROWS_PER_BYTE * file_bytes:
+        raise DataError(
+            f"{where}: has {file.metadata.num_rows:,} rows in {file_bytes:,} bytes, so nearly all are the same; check "
+            "what writes it"
+        )
     stored = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
     size = min(max(BATCH_BYTES * file.metadata.num_rows // max(stored, 1), 256), 65_536)
 

@@ -113,6 +113,7 @@ def test_data_have_their_source_rows_and_hashes(tmp_path: Path) -> None:
     assert "its manifest was not in the workspace" in section(page(row_of("base/fp32")), "Data")
 
 
+@pytest.mark.hardening("E29", "markup in the model card")
 def test_what_users_wrote_stays_text() -> None:
     changed = row_of("base/int8_static", worst_class=EVIL)
     told = page(changed, IMAGES | {"classes": [EVIL, "b"]}, licence=EVIL)

@@ -190,12 +190,14 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(run: Run, monkeypatch:
     assert kept == pytest.approx(min(losses), abs=1e-6)
 
 
+@pytest.mark.hardening("F33", "weights that are NaN")
 def test_nan_stops_the_run_and_says_what_to_do(run: Run) -> None:
     next(run.model.module.parameters()).data.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"loss became nan in epoch 0, step 0.*lower fit.optimizer.lr"):
         run.fit(fit_params())
 
 
+@pytest.mark.hardening("F33", "learning rate 1e3")
 def test_divergence_stops_the_run(run: Run) -> None:
     sgd = Sgd(kind="sgd", lr=1000.0, weight_decay=0.0, momentum=0.9)
     with pytest.raises(TrainingError, match=r"diverged|became"):

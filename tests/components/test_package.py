@@ -151,6 +151,7 @@ FOREIGN: dict[str, tuple[str, bytes, str]] = {
 }
 
 
+@pytest.mark.hardening("G35", "pickles, code, libraries, zips, auto_map, chat_template, extra files, other MLmodels")
 @pytest.mark.parametrize("case", FOREIGN)
 def test_what_could_run_is_refused_signed_or_not(case: str, restored: Path, tmp_path: Path) -> None:
     """By the rules of packages alone: whoever signed it, and with no manifest to compare with."""
@@ -200,6 +201,7 @@ def test_mlmodel_names_no_code_but_the_loader(store: Path, tmp_path: Path) -> No
             contents.check(tmp_path / "copy", files, "it")
 
 
+@pytest.mark.hardening("G35", "links, hard ones too, pipes, sockets, linked folders")
 @pytest.mark.parametrize("kind", ["symbolic", "hard", "folder", "pipe", "socket"])
 def test_links_and_what_is_no_file_are_refused(kind: str, restored: Path, tmp_path: Path) -> None:
     path, moved = folder_of(UNSIGNED) / "artifacts/CARD.md", tmp_path / "CARD.md"
@@ -230,12 +232,14 @@ def external(where: str) -> bytes:
 
     weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     weights.external_data.add(key="location", value=where)
-    node = helper.make_node("Constant", [], ["y"], value=weights)  # not only initializers keep weights
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    model: onnx.ModelProto = helper.make_model(helper.make_graph([node], "g", [], [output]))
+    node = helper.make_node("Constant", [], ["logits"], value=weights)  # not only initializers keep weights
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 8, 8])
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1])
+    model: onnx.ModelProto = helper.make_model(helper.make_graph([node], "g", [image], [output]))
     return bytes(model.SerializeToString())
 
 
+@pytest.mark.hardening("G34", "external data: .., absolute, empty, line breaks")
 @pytest.mark.parametrize("where", ["../weights", "/etc/passwd", "a/../../b", "", ".", "..", "C:\\weights", "a\nb"])
 def test_weights_elsewhere_are_refused(where: str, store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keeps weights in"):
@@ -276,6 +280,7 @@ def test_loading_by_mlflow_alone_leaves_it_whole(restored: Path, keyed: Path) ->
 FILES = [*sorted(contents.NEEDED), "requirements.txt", "input_example.json", package.SIGNATURE, contents.BARRIER]
 
 
+@pytest.mark.hardening("G35", "random damage of any file of a version")
 @given(
     number=st.sampled_from([SIGNED, UNSIGNED]),
     path=st.sampled_from(FILES),

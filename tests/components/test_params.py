@@ -51,6 +51,7 @@ def numeric(path: tuple[Any, ...]) -> bool:
     return isinstance(node, int | float) and not isinstance(node, bool) and "arguments" not in path
 
 
+@pytest.mark.hardening("F30", "numbers that are none")
 @given(
     st.sampled_from([p for p in leaves(SHIPPED) if numeric(p)]), st.sampled_from([float("nan"), "x", [], None, -1e300])
 )
@@ -60,6 +61,7 @@ def test_a_number_that_is_none_is_refused_with_its_path(path: tuple[Any, ...], b
     assert any(keys[0] in line and (len(keys) < 2 or keys[-1] in line) for line in said)
 
 
+@pytest.mark.hardening("F30", "unknown keys")
 @given(st.sampled_from([p for p in leaves(SHIPPED) if "arguments" not in p]))
 def test_an_unknown_key_is_refused_wherever_it_stands(path: tuple[Any, ...]) -> None:
     keys = path[: max(i for i, step in enumerate(path) if isinstance(step, str))]
@@ -69,6 +71,7 @@ def test_an_unknown_key_is_refused_wherever_it_stands(path: tuple[Any, ...]) -> 
     assert any("learning_rte" in line and "unknown key" in line for line in said)
 
 
+@pytest.mark.hardening("F30", "any value in the file's place")
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
@@ -78,6 +81,7 @@ def test_anything_else_is_refused_not_crashed_on(raw: Any) -> None:
     errors(raw)
 
 
+@pytest.mark.hardening("F32", "any text as YAML")
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("params") / "params.yaml"
@@ -120,6 +124,7 @@ def test_the_tree_of_variants_is_checked() -> None:
     assert "variants.distilled.pass: distill needs a trained parent" in said
 
 
+@pytest.mark.hardening("F31", "names of variants")
 @pytest.mark.parametrize("name", ["8", "Base", "a-b", "a.b", "", "x" * 80, "../x", 8])
 def test_names_that_dvc_would_drop_or_split_are_refused(name: Any) -> None:
     raw = copy.deepcopy(SHIPPED)

@@ -119,6 +119,7 @@ def test_what_no_known_fault_explains_is_not_given_a_name() -> None:
         gate(broken)
 
 
+@pytest.mark.hardening("G39", "a difference that is too large")
 def test_other_probabilities_are_refused_even_where_the_top_answers_are_the_same() -> None:
     def surer(inputs: Inputs) -> np.ndarray:
         return normalised(inputs) * np.float32(3)
@@ -130,6 +131,7 @@ def test_other_probabilities_are_refused_even_where_the_top_answers_are_the_same
         check("a -> b", normalised, surer, IMAGES, IMAGE_SPEC, strict, BUILD)
 
 
+@pytest.mark.hardening("G39", "NaN and infinity")
 @pytest.mark.parametrize(("ours", "theirs", "side"), [(np.nan, 0, "a"), (0, np.inf, "b")])
 def test_what_is_not_finite_is_refused(ours: float, theirs: float, side: str) -> None:
     with pytest.raises(Refused, match=f"{side} answers NaN or infinity for 10 of 10 rows") as refused:
@@ -158,6 +160,7 @@ def linear(path: Path, scale: float) -> Path:
     return path
 
 
+@pytest.mark.hardening("G39", "overflow in fp16")
 def test_overflow_in_half_precision_is_named_with_its_layer(tmp_path: Path) -> None:
     exported = linear(tmp_path / "model.onnx", 1e4)
     words = (

@@ -101,6 +101,7 @@ def test_a_side_depends_on_the_id_alone(ids: list[str], more: list[str], weights
     assert before.items() <= after.items()
 
 
+@pytest.mark.hardening("E26", "the same inputs under different keys in train and test")
 def test_equal_inputs_under_different_keys_are_a_leak(tmp_path: Path) -> None:
     data = {"p0": [1.0, 2.0] * 50, "p1": [1.0] * 100, "label": ["a", "b"] * 50, "id": list(range(100))}
     with pytest.raises(DataError, match="train and test share 2"):
@@ -154,6 +155,7 @@ def test_rows_marked_test_are_the_test_split_and_the_rest_is_divided(tmp_path: P
     assert plain["test"] == set(read_rows(whole, "test", Spec.read(whole)).inputs["image"][:, 0, 0].tolist())
 
 
+@pytest.mark.hardening("E26", "the same row in two declared splits, unknown splits")
 @pytest.mark.parametrize(
     ("change", "said"),
     [

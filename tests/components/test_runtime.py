@@ -73,6 +73,7 @@ def test_refuses_what_it_does_not_take(tmp_path: Path, inputs: dict[str, np.ndar
         open_build(build(tmp_path), threads=1).run(inputs)
 
 
+@pytest.mark.hardening("G34", "empty, no model, truncated")
 @pytest.mark.parametrize("content", [b"", b"no model", model().SerializeToString()[:-40]])
 def test_refuses_a_broken_file(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(BuildError, match=r"model.onnx: .*"):
@@ -86,6 +87,7 @@ def test_refuses_a_file_that_was_changed(tmp_path: Path) -> None:
         open_build(tmp_path, threads=1)
 
 
+@pytest.mark.hardening("G34", "external data by hard link, link, copy, absolute path, ..")
 @pytest.mark.parametrize("link", [os.link, os.symlink, shutil.copyfile, None, "../secret"])
 def test_reads_no_other_file(tmp_path: Path, link: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights outside the model file are never read: not by path, not through a link, which ONNX Runtime follows."""
@@ -108,6 +110,7 @@ def test_reads_no_other_file(tmp_path: Path, link: Any, monkeypatch: pytest.Monk
         open_build(build(folder, external.SerializeToString()), threads=1)
 
 
+@pytest.mark.hardening("G36", "other inputs, outputs and ranks than build.json's")
 @pytest.mark.parametrize("broken", [model(name="pixels"), model(output="scores"), model(shape=(4, 1))])
 def test_refuses_another_signature(tmp_path: Path, broken: onnx.ModelProto) -> None:
     with pytest.raises(BuildError, match=r"must (take {'image'|answer logits)"):

@@ -97,6 +97,7 @@ def test_texts_are_answered_as_they_were_evaluated(tracked: Path, shipped: Path,
     assert registry.registered("texts").aliases == {"challenger": 1}
 
 
+@pytest.mark.hardening("G39", "answers that differ by 0.5")
 def test_other_answers_than_those_evaluated_move_nothing(decision: dict[str, Any], prepared: Path) -> None:
     given = answers.read(CELL)
     logits = given.logits.copy()
@@ -158,6 +159,7 @@ sys.exit(3)
     assert seen["limits"] == [1024 << 20, 2, 1 << 20, 0]
 
 
+@pytest.mark.hardening("G36", "a model that takes memory, time, files: in the limited child")
 @pytest.mark.parametrize(
     ("client", "limits", "words"),
     [
@@ -181,6 +183,7 @@ def test_scratch_is_ours_alone() -> None:
     assert not folder.exists()
 
 
+@pytest.mark.hardening("G39", "NaN and other answers than those evaluated")
 def test_a_near_tie_may_change_places_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts/build.json").write_text(json.dumps({"spec": {"classes": ["a", "b"]}}), "utf-8")

@@ -39,6 +39,7 @@ def test_letters_that_go_on_a_word_are_no_tokens_in_a_text() -> None:
     assert tokenizer.token_to_id("##a") not in tokenizer.encode("##a").ids
 
 
+@pytest.mark.hardening("G34", "tokenizer files that are none")
 @pytest.mark.parametrize("content", ["", "{}", "not json", json.dumps({"model": {"type": "Pickle"}})])
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content, "utf-8")

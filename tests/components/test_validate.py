@@ -82,6 +82,7 @@ def test_two_runs_leave_the_same_bytes(tmp_path: Path) -> None:
     assert trees[0] == trees[1]
 
 
+@pytest.mark.hardening("E25", "a value missing, NaN, infinite, out of range, a label unknown or missing")
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [
@@ -111,6 +112,7 @@ def test_a_row_has_every_reason(tmp_path: Path) -> None:
     assert pq.read_table(out / "quarantine.parquet")["rule"][0].as_py().count("expect_") == 3
 
 
+@pytest.mark.hardening("E25", "mixed types in a column")
 def test_one_word_among_numbers_costs_one_row_and_a_column_of_words_the_run(tmp_path: Path) -> None:
     data = good()
     data["p1"] = ["1.0"] * 19 + ["one"]
@@ -129,6 +131,7 @@ def test_copies_after_the_first_and_all_that_disagree_are_set_aside(tmp_path: Pa
     assert "max_duplicate_share" in refused(tmp_path, data, rules_=rules(duplicate=0.1))
 
 
+@pytest.mark.hardening("E25", "ids that stand twice")
 def test_equal_keys_are_set_aside_unless_the_rows_are_equal(tmp_path: Path) -> None:
     data = {**good(), "id": list(range(20))}
     data["id"][6] = 5
@@ -137,6 +140,7 @@ def test_equal_keys_are_set_aside_unless_the_rows_are_equal(tmp_path: Path) -> N
     assert set(aside(out)) == {5, 6, 9}
 
 
+@pytest.mark.hardening("E25", "columns missing, extra, renamed, all null, of another type; one class; few rows")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -254,6 +258,7 @@ def test_a_rule_that_cannot_be_computed_stops_the_run(tmp_path: Path) -> None:
     assert "could not be computed: Invalid regular expression" in refused(tmp_path, good(), rules_=rules(rule))
 
 
+@pytest.mark.hardening("E29", "script and handlers as labels: Data Docs")
 def test_markup_in_the_data_stays_text_and_no_page_loads_anything(tmp_path: Path) -> None:
     data = good()
     data["label"][3] = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -272,6 +277,7 @@ def test_markup_in_the_data_stays_text_and_no_page_loads_anything(tmp_path: Path
 SPLIT = ImageColumns(image="p*", label="label", key=None, split="part")
 
 
+@pytest.mark.hardening("E26", "the same row in two declared splits")
 def test_of_rows_in_two_splits_the_one_held_out_stands(tmp_path: Path) -> None:
     data = {**good(), "part": ["train"] * 10 + ["test"] * 10}
     data["p0"][12] = data["p0"][2]  # the same label: only the training row goes

@@ -56,6 +56,7 @@ def test_moves_of_the_champion_are_told(store: Path) -> None:
     ]
 
 
+@pytest.mark.hardening("E29", "markup in the lineage page")
 def test_the_page_escapes_everything() -> None:
     bad = "<script>alert(1)</script>\"'&"
     lineage = Lineage(bad, 1, [Step(bad, bad, {bad: bad})], [bad], [Move(bad, bad, bad)], [bad])

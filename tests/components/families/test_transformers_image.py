@@ -235,6 +235,7 @@ BOMB = "import pathlib; pathlib.Path(__file__).with_name('ran').touch()\n"
 AUTO_MAP = {"AutoConfig": "custom.Config", "AutoModelForImageClassification": "custom.Model"}
 
 
+@pytest.mark.hardening("G35", "checkpoints with code, pickles, auto_map, damage")
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [

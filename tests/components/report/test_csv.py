@@ -41,6 +41,7 @@ def test_what_was_not_measured_is_not_drawn(tmp_path: Path) -> None:
     assert all(float(row["latency_ms"]) > 0 for row in found)
 
 
+@pytest.mark.hardening("E29", "formulas in matrix.csv")
 @pytest.mark.parametrize(
     ("text", "written"),
     [("=1+1", "'=1+1"), ("@x", "'@x"), ("-x", "'-x"), ("-1", "-1"), ("+0.5", "+0.5"), ("cat", "cat"), (-1.5, -1.5)],
@@ -51,6 +52,7 @@ def test_no_text_is_a_formula(text: Any, written: Any, tmp_path: Path) -> None:
     assert rows(tmp_path / "confusion.csv") == [{"actual": str(written), "predicted": "b"}]
 
 
+@pytest.mark.hardening("E29", "markup in matrix.md")
 def test_markdown_has_every_cell_and_no_markup_of_the_data() -> None:
     measured = matrix()
     page = markdown.page(measured)

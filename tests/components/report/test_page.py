@@ -70,6 +70,7 @@ def test_it_needs_nothing_from_outside(whole: str) -> None:
     assert whole == rendered(matrix())[0]
 
 
+@pytest.mark.hardening("E29", "script and handlers in rows and reasons: the page")
 def test_texts_of_the_data_stay_texts(whole: str) -> None:
     assert EVIL not in whole
     assert Tree(whole).text.count(EVIL) >= 3  # a reason in two tables, a row's input

@@ -31,6 +31,7 @@ def bytes_as_text(values: list[bytes]) -> pa.Array:
     return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
 
 
+@pytest.mark.hardening("E25", "texts with NUL, no UTF-8, blanks only")
 def test_what_cannot_be_used_says_why() -> None:
     texts = bytes_as_text([b"good", b"", b" \n\t ", b"a\0b", b"a\xffb", b"x" * 21, "é".encode() * 20])
     table = pa.table({"text": texts, "label": ["yes"] * 7})
@@ -50,6 +51,7 @@ def test_what_cannot_be_used_says_why() -> None:
         schema.read(table, params())
 
 
+@pytest.mark.hardening("E25", "a text of 1e6 characters")
 def test_a_megabyte_and_a_missing_text_are_set_aside() -> None:
     table = pa.table({"text": ["x" * 1_000_000, None], "label": ["yes", "no"]})
     assert schema.features(table, params()).column("text_fault").to_pylist() == [

@@ -17,6 +17,7 @@ def source(path: Path, data: bytes, delimiter: str = ",") -> Csv:
     return Csv(kind="csv", path=str(path), delimiter=delimiter)
 
 
+@pytest.mark.hardening("E25", "CSV: empty, header only, NUL, no UTF-8, UTF-16, gzip, cut off, ragged, open quote")
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -52,6 +53,7 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
                 call(Csv(kind="csv", path=str(path), delimiter=","))
 
 
+@pytest.mark.hardening("E25", "CSV: byte order mark, CRLF, CR")
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_marks_and_line_ends_do_not_matter(tmp_path: Path, mark: str, end: str) -> None:
@@ -78,6 +80,7 @@ def test_a_touched_file_keeps_its_identity_and_is_hashed_again_only_then(tmp_pat
     assert csv.observe(params, planted)[0]["sha256"] != identity["sha256"]
 
 
+@pytest.mark.hardening("E25", "CSV: any bytes")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(data=st.binary(max_size=60) | st.text(alphabet='a1,"\n\r \0é', max_size=40).map(str.encode))
 def test_any_bytes_give_rows_or_a_data_error(tmp_path: Path, data: bytes) -> None:

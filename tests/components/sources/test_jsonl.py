@@ -12,6 +12,7 @@ def source(path: Path, data: bytes) -> Jsonl:
     return Jsonl(kind="jsonl", path=str(path))
 
 
+@pytest.mark.hardening("E25", "JSON lines: no rows, cut off, mixed types, a key twice, NaN, no UTF-8")
 @pytest.mark.parametrize(
     ("data", "said"),
     [

@@ -38,6 +38,7 @@ def test_wrong_arrays_are_refused(tmp_path: Path, arrays: dict[str, Any], said: 
         npz.read(source(tmp_path / "data.npz", "names" if "names" in arrays else None)).read_all()
 
 
+@pytest.mark.hardening("E25", "npz: cut off")
 @pytest.mark.parametrize("left", [0, 100, -3])
 def test_a_truncated_archive_is_refused(tmp_path: Path, left: int) -> None:
     path = tmp_path / "data.npz"

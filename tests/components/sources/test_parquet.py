@@ -20,6 +20,7 @@ def test_rows_come_back_in_order_without_the_writers_metadata(tmp_path: Path) ->
     assert read.to_pydict() == table.to_pydict() and not read.schema.metadata
 
 
+@pytest.mark.hardening("E25", "Parquet: damaged files")
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     whole = tmp_path / "whole.parquet"
     pq.write_table(pa.table({"a": list(range(1000))}), whole)
@@ -43,6 +44,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         parquet.observe(params(tmp_path / "absent"), None)
 
 
+@pytest.mark.hardening("E25", "Parquet: no rows, a column twice")
 def test_no_rows_and_doubled_columns_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": pa.array([], pa.int64())}), tmp_path / "none.parquet")
     with pytest.raises(DataError, match="columns but no rows"):
