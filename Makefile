@@ -27,5 +27,5 @@ clean: ## remove results and caches of this folder; DVC's cache, the tracked run
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # A stamp, not a phony target: set-up runs again only when the lock or the package's declaration changed.
-.venv/.installed: pyproject.toml requirements.lock requirements-cuda.lock .ci/setup
+.venv/.installed: pyproject.toml $(wildcard requirements*.lock) .ci/setup
 	@.ci/setup
