@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import NotMeasured, Refused
+from components.redaction import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ def each(
         except MACHINE_FAULTS:
             raise
         except Exception as error:  # noqa: BLE001 - one cell's fault must not cost the others their result
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            record = Record("failed", reason, detail=traceback.format_exc(), inputs=made_from)
+            reason = f"{type(error).__name__}: {' '.join(without_secrets(str(error)).split())[:300]}"
+            record = Record("failed", reason, detail=without_secrets(traceback.format_exc()), inputs=made_from)
         if record.status != "ok":
             log.warning("%s: %s: %s", target, record.status, record.reason)
             shutil.rmtree(folder)  # what is half made or refused must not be taken for a result

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from components.errors import TemperError
+from components.redaction import without_secrets
 from flows.dvc import BUSY, Busy
 
 What = Literal["ran", "cached", "unchanged"]
@@ -122,7 +123,7 @@ class Runner:
         what: What = "ran" if plainly else "unchanged"
         try:
             with log_path.open("a", encoding="utf-8") as log:
-                for line in process.stdout or ():
+                for line in map(without_secrets, process.stdout or ()):
                     if "Running stage" in line:
                         what = "ran"
                     elif "is cached - skipping run" in line:

@@ -1,6 +1,6 @@
-"""Commands with the network cut off, and every address that they try to reach: strace in a network namespace of its own.
+"""Commands with the network cut off, and every address that they try to reach: strace in a network namespace.
 
-    python tests/hardening/traced.py LOG COMMAND...    runs COMMAND so; LOG gets the system calls that reach out
+python tests/hardening/traced.py LOG COMMAND...    runs COMMAND so; LOG gets the system calls that reach out
 """
 
 from __future__ import annotations
