@@ -22,14 +22,13 @@ check: .venv/.installed ## ruff, types, import contracts, tests
 drill: .venv/.installed ## harm it in every way of the list: what held, in docs/reliability.md (an hour)
 	$(BIN)/python benchmarks/drill.py
 
-lock: .venv/.installed ## resolve pyproject.toml anew into constraints.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url --no-header \
-		pyproject.toml -o constraints.txt
+lock: .venv/.installed ## resolve pyproject.toml anew; WHEELS=... adds the hashes of other builds of PyTorch
+	$(BIN)/python .ci/lock $(WHEELS)
 
 clean: ## remove results and caches of this folder; DVC's cache, the tracked runs and .venv stay
 	rm -rf work .temper .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # A stamp, not a phony target: set-up runs again only when the lock or the package's declaration changed.
-.venv/.installed: pyproject.toml constraints.txt .ci/setup
+.venv/.installed: pyproject.toml $(wildcard requirements*.lock) .ci/setup
 	@.ci/setup

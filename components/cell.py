@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import NotMeasured, Refused, disk_fault
+from components.redaction import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ def each(
         except Exception as error:
             if full := disk_fault(error, folder):  # of a library that raises no OSError
                 raise full from error
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            record = Record("failed", reason, detail=traceback.format_exc(), inputs=made_from)
+            reason = f"{type(error).__name__}: {' '.join(without_secrets(str(error)).split())[:300]}"
+            record = Record("failed", reason, detail=without_secrets(traceback.format_exc()), inputs=made_from)
         if record.status != "ok":
             log.warning("%s: %s: %s", target, record.status, record.reason)
             shutil.rmtree(folder)  # what is half made or refused must not be taken for a result

@@ -89,7 +89,7 @@ def disk_fault(error: BaseException, where: Path) -> DiskFault | None:
         path = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else where
         if code in FULL:
             return DiskFault(
-                f"{path}: no space is left on its disk ({_free_mb(path)} MB free); free some (`dvc gc --workspace` "
+                f"{path}: no space is left on its disk ({_free_mb(path)} MB free); free some (`temper gc` "
                 f"drops results of earlier params) and try again: what was there before is as it was"
             )
         if code in SHUT:

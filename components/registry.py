@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from components.errors import TemperError
+from components.redaction import has_credentials
 
 JOURNALLED = "temper.journalled"  # tag of the registered model: number and sha256 of the journal's line it is at
 SCHEMA = "dc11669786a5"  # of the database, by MLflow's migrations; of the version in pyproject.toml
@@ -54,6 +55,11 @@ def address() -> str:
     if not given:
         return f"sqlite:///{mlruns() / 'mlflow.db'}"
     parts = urlsplit(given)
+    if has_credentials(given):  # it would be shown with every message and link
+        raise TemperError(
+            "MLFLOW_TRACKING_URI: must not hold credentials; give them in MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
     if parts.scheme in ("http", "https") and parts.netloc:
         return given.rstrip("/")
     if parts.scheme == "sqlite" and given.startswith("sqlite:////"):
@@ -149,6 +155,18 @@ def versions(name: str) -> list[Version]:
     sql = "SELECT version FROM model_versions WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version"
     listed = (version(name, int(row[0])) for row in _query(file, sql, name))
     return [entry for entry in listed if entry is not None]
+
+
+def names() -> list[str]:
+    """Every registered model of the store; the journal, which a server keeps as one, is among them."""
+    if (file := database()) is not None:
+        return sorted(row[0] for row in _query(file, "SELECT name FROM registered_models"))
+    found, token = [], ""
+    while True:
+        answer = _get("registered-models/search", max_results=1000, **({"page_token": token} if token else {}))
+        found += [entry["name"] for entry in answer.get("registered_models", [])]
+        if not (token := answer.get("next_page_token", "")):
+            return sorted(found)
 
 
 def champion(name: str) -> Version | None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components import registry
+from components import redaction, registry
 from components.errors import TemperError
 
 log = logging.getLogger("temper")
@@ -158,10 +158,7 @@ def _reason(word: str, said: str) -> str:
     """DVC's errors in one line, without secrets, and what to do."""
     lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR")] or [said[-300:]]
     text = " ".join(" ".join(dict.fromkeys(lines)).split())
-    for name, value in os.environ.items():
-        if value and len(value) > 3 and re.search(r"SECRET|PASSWORD|TOKEN", name):
-            text = text.replace(value, "...")
-    text = re.sub(r"://[^/@\s]+:[^/@\s]+@", "://...@", text)[:400]
+    text = redaction.without_secrets(text)[:400]
     if FORBIDDEN.search(said):
         return (
             f"`dvc {word}` was refused: {text}; check the credentials in the environment or in DVC's local config, "

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import intact, record
+from components import intact, record, redaction
 from components.errors import ParamsError, TemperError, disk_faults
 from components.files import append_line, write_atomic
 from components.hashing import fingerprint, sha256_file
@@ -235,7 +235,9 @@ def main(arguments: list[str]) -> int:
     """Run the stage that the command line names. Exit codes: see components.errors."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].setFormatter(redaction.Formatter("%(message)s"))
+    redaction.guard()
     for noisy in ("torch", "onnxscript", "onnx_ir", "great_expectations", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

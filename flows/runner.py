@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import TemperError, disk_fault
+from components.redaction import without_secrets
 from flows import mend
 from flows.dvc import BUSY, Busy
 from flows.limits import Limits
@@ -141,7 +142,7 @@ class Runner:
         what: What = "ran" if plainly else "unchanged"
         try:
             with log_path.open("ab", buffering=0) as log:
-                for line in process.stdout or ():
+                for line in map(without_secrets, process.stdout or ()):
                     if "Running stage" in line:
                         what = "ran"
                     elif "is cached - skipping run" in line:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import TemperError
+from components.redaction import has_credentials
 from flows.runner import tied
 
 HOME = Path(".temper/prefect")
@@ -55,8 +56,11 @@ def command(port: int) -> list[str]:
 
 
 def standing() -> str | None:
-    """Address of the server that the user runs, if there is one."""
-    return os.environ.get("PREFECT_API_URL") or None
+    """Address of the server that the user runs, if there is one. Raises TemperError for one with a password in it."""
+    where = os.environ.get("PREFECT_API_URL") or None
+    if where and has_credentials(where):
+        raise TemperError("PREFECT_API_URL: must not hold credentials; give them in PREFECT_API_AUTH_STRING")
+    return where
 
 
 def answers(where: str) -> None:

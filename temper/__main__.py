@@ -325,6 +325,22 @@ def down() -> None:
 
 
 @app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much would go, and remove nothing.")] = False,
+) -> None:
+    """Free disk: remove old results from DVC's cache, but for what this checkout, its presets and every version need.
+
+    `dvc gc` would also remove the data that `temper reproduce` makes registered versions from: it knows branches and
+    tags, not the commits that versions name. What a version needs goes once you have deleted the version in MLflow.
+    """
+    with reported():
+        root = main_checkout()
+        from temper.gc import gc as command
+
+        command(root, dry_run)
+
+
+@app.command()
 def doctor(
     invariants: Annotated[
         bool, typer.Option("--invariants", help="What must hold here at any time, instead; only looks.")

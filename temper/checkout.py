@@ -33,7 +33,7 @@ def workspace() -> Iterator[Finding]:
         yield Finding("fail", "writable", f"{root}: {error.strerror}", "make it yours, or work in a copy")
     free_gb = shutil.disk_usage(root).free / 1e9
     enough = free_gb >= LEAST_DISK_GB
-    remedy = "" if enough else f"a run wants {LEAST_DISK_GB:.0f} GB; `dvc gc --workspace` frees old results"
+    remedy = "" if enough else f"a run wants {LEAST_DISK_GB:.0f} GB; `temper gc` frees old results"
     yield Finding("ok" if enough else "fail", "disk", f"{free_gb:.0f} GB free", remedy)
 
 

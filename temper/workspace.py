@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from components.errors import ParamsError, TemperError, disk_faults
+from components.redaction import guard, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,6 +84,7 @@ def console() -> Console:
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
     """What the user can act on is printed in red without a traceback; the exit code says which kind it is."""
+    guard()
     try:
         with disk_faults(Path.cwd()):
             yield
@@ -93,7 +95,7 @@ def reported() -> Iterator[None]:
         kind = "refused, before any work" if isinstance(error, ParamsError) else "error"
         console = Console(stderr=True, soft_wrap=True)
         console.print(Text(f"{kind}:", style="bold red"))
-        for line in str(error).splitlines():
+        for line in without_secrets(str(error)).splitlines():
             console.print(Text(f"  {line}"))
         raise typer.Exit(error.exit_code) from None
     except BrokenPipeError:  # `temper matrix | head`

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from components import redaction
 from components.errors import ParamsError
 from components.params import tree
 from components.params.data import Prepare, Source, Task, Validate
@@ -101,6 +102,8 @@ def check(raw: object) -> Params:
     """Params from parsed YAML. Raises ParamsError with every error, one a line."""
     if not isinstance(raw, dict):
         raise ParamsError(["params.yaml: must be a mapping of sections, got " + type(raw).__name__])
+    if secret := list(_credentials(raw, (), set())):
+        raise ParamsError(secret)
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
@@ -110,6 +113,17 @@ def check(raw: object) -> Params:
     if wrong := list(tree.errors(params)):
         raise ParamsError(wrong)
     return params
+
+
+def _credentials(node: Any, where: tuple[str, ...], seen: set[int]) -> Iterator[str]:
+    """An error for each address with credentials: params are committed, tracked and shown."""
+    if isinstance(node, str) and redaction.has_credentials(node):
+        told = "they come from the environment, or from DVC's local config"
+        yield f"{'.'.join(where)}: must not hold credentials: {told}"
+    if isinstance(node, dict | list) and id(node) not in seen:  # anchors may make it endless
+        seen.add(id(node))
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _credentials(value, (*where, str(key)), seen)
 
 
 def check_schedule(raw: object) -> Retraining | None:

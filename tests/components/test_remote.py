@@ -54,7 +54,7 @@ def test_the_policy_may_say_so_and_never_with_a_password(root: Path) -> None:
         assert words in str(refused.value) and "hunter2" not in str(refused.value)
     with pytest.raises(ParamsError) as refused:
         checked(root, {"endpoint": "http://key:hunter2@host", "required": True, "timeout_s": 60.0})
-    assert "policy.push.endpoint: must be http(s)://host:port" in str(refused.value)
+    assert "policy.push.endpoint: must not hold credentials" in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
 

@@ -30,6 +30,7 @@ EXEMPT = {
         f"components.{name}"
         for name in ("params", "stage", "tracking", "versions", "backlog", "runs", "record", "errors", "hashing")
     ),
+    "components.redaction",
     "components",
 }
 # Libraries that may be imported in these files only.
