@@ -56,9 +56,13 @@ def read_state(folder: Path, address: str) -> RunState:
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    aside = folder / f".{STATE}.{os.getpid()}"
-    aside.write_text(json.dumps(asdict(state)), "utf-8")
-    aside.replace(folder / STATE)
+    _write(folder / STATE, asdict(state))
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content), "utf-8")
+    aside.replace(path)
 
 
 def pending(root: Path, address: str) -> list[Path]:
@@ -95,7 +99,7 @@ def begin(folder: Path) -> None:
     record.begin(folder)
     pid = os.getpid()
     line = {"pid": pid, "start": record.process_start(pid), "host": socket.gethostname(), "boot": record.boot_id()}
-    (folder / DRIVER).write_text(json.dumps(line), "utf-8")
+    _write(folder / DRIVER, line)
 
 
 def is_over(folder: Path) -> bool:

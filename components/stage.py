@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import record
+from components import record, scratch
 from components.errors import ParamsError, TemperError
 from components.hashing import fingerprint, sha256_file
 from components.host import QUIET, WAITING, machine_lock
@@ -255,7 +255,8 @@ def main(arguments: list[str]) -> int:
             os.environ.setdefault(name, value)
     started = time.monotonic()
     try:
-        execute(words[0], words[1] if len(words) == 2 else None, paths)
+        with scratch.private():
+            execute(words[0], words[1] if len(words) == 2 else None, paths)
     except TemperError as error:
         log.error("%s: %s", "@".join(words), error)
         return error.exit_code

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from components import registry
+from components import record, registry
 from components.tracking import Experiment, client, lock, plainly
 
 EVIDENCE = "evidence"  # folder of the run that registered a version
@@ -62,7 +62,9 @@ def register(
         fixed = {"kind": "promote", **{key: tags[key] for key in ("pipeline_run", "cell", "digest")}}
         if parent := experiment.find("temper.record", tags["pipeline_run"]):
             fixed["mlflow.parentRunId"] = parent
-        run_id = experiment.create("promote", fixed, None)
+        for left in experiment.dead("promote"):
+            experiment.end(left, "KILLED", None)
+        run_id = experiment.create("promote", {**fixed, **record.process()}, None)
         tracker.log_artifact(run_id, str(matrix), EVIDENCE)
         tags = {**tags, "matrix": f"runs:/{run_id}/{EVIDENCE}/{matrix.name}"}
         mlflow.set_experiment(experiment_id=experiment.id)

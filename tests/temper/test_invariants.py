@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from components import journal, registry, scratch, tracking
+from components import journal, record, registry, scratch, tracking
 from flows import debris
 from temper.__main__ import app
 from temper.invariants import check
@@ -118,7 +117,9 @@ def test_a_lock_file_that_cannot_be_read_is_seen(folder: Path, made: Path) -> No
         ({"kind": "pipeline", "pipeline_run": f"run-20261126-150405-{os.getpid()}"}, True),
         ({"kind": "stage", "pipeline_run": "x", "temper.record": f"x/make.jsonl/{DEAD}-1"}, False),
         ({"kind": "stage", "pipeline_run": "x", "temper.record": f"x/make.jsonl/{DEAD}-1", "host": "other"}, True),
-        ({"kind": "promote", "temper.host": socket.gethostname(), "temper.pid": f"{DEAD}", "temper.start": "1"}, False),
+        ({"kind": "promote", **record.process()}, True),
+        ({"kind": "promote", **record.process(), "temper.start": "1"}, False),
+        ({"kind": "promote", **record.process(), "temper.host": "other"}, True),
         ({"kind": "cell"}, False),
     ],
 )
