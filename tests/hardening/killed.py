@@ -49,7 +49,7 @@ class Killed:
         while time.monotonic() < end and process.poll() is None:
             if self.task(process, stage) is not None:
                 return
-            time.sleep(0.02)
+            time.sleep(0.2)
         said = process.communicate()[0] if process.poll() is not None else ""
         raise AssertionError(f"{stage} did not begin: {said[-3000:]}")
 

@@ -126,7 +126,7 @@ def test_a_plain_repro_beside_a_run_waits_or_is_told_and_outputs_are_of_one(serv
     plain = subprocess.run(
         [sys.executable, "-m", "dvc", "repro"], cwd=served.path, env=served.env, capture_output=True, text=True
     )
-    out, err = driven.communicate(timeout=120)
+    driven.communicate(timeout=120)
     said = plain.stdout + plain.stderr
     assert plain.returncode == 0 or "busy" in said or "lock" in said, said
     code, outcome, err = served.drive()  # whoever was refused tries again

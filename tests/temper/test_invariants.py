@@ -135,12 +135,12 @@ def test_a_run_that_claims_to_be_at_work_is_seen(restored: Path, tags: dict[str,
 def test_temporary_files_of_the_dead_are_seen_and_removed_and_those_of_the_living_stay(folder: Path) -> None:
     (folder / "work/metrics").mkdir(parents=True)
     left = [folder / f"work/metrics/.make.json.{DEAD}", folder / f"work/metrics/.db.{DEAD}-wal"]
-    mine = folder / f"work/metrics/.make.json.{os.getpid()}"
-    for path in (*left, mine):
+    mine, users = folder / f"work/metrics/.make.json.{os.getpid()}", folder / f".env.{DEAD}"
+    for path in (*left, mine, users):
         path.touch()
     assert debris.files(folder) == sorted(left)
     debris.clear(folder, set())
-    assert mine.exists() and not any(path.exists() for path in left)
+    assert mine.exists() and users.exists() and not any(path.exists() for path in left)
 
 
 def test_what_a_stopped_stage_left_stays_only_while_a_run_will_go_on_with_it(folder: Path) -> None:
