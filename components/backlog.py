@@ -95,7 +95,7 @@ def begin(folder: Path) -> None:
     record.begin(folder)
     pid = os.getpid()
     line = {"pid": pid, "start": record.process_start(pid), "host": socket.gethostname(), "boot": record.boot_id()}
-    (folder / DRIVER).write_text(json.dumps(line), "utf-8")
+    write_atomic(folder / DRIVER, json.dumps(line))
 
 
 def is_over(folder: Path) -> bool:

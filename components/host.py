@@ -41,9 +41,12 @@ ISA = (
 TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 
+TEMPORARY = Path(tempfile.gettempdir())  # the machine's; a stage has its own (`components.scratch`)
+
+
 def machine_lock_path() -> Path:
     """One for all checkouts: the stages of two of them would disturb each other's clocks."""
-    return Path(tempfile.gettempdir()) / f"temper-machine-{os.getuid()}.lock"
+    return TEMPORARY / f"temper-machine-{os.getuid()}.lock"
 
 
 @contextlib.contextmanager

@@ -53,6 +53,20 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])  # dead, but its parent has not asked yet
 
 
+def process() -> dict[str, str]:
+    """Tags of a tracked run that say which process is at work on it."""
+    pid = os.getpid()
+    names = {"host": socket.gethostname(), "boot": boot_id(), "pid": str(pid), "start": str(process_start(pid))}
+    return {f"temper.{name}": value for name, value in names.items()}
+
+
+def is_gone(tags: Mapping[str, str]) -> bool:
+    """Whether such tags name a process of this host that does not run any more."""
+    if tags.get("temper.host") != socket.gethostname():
+        return False
+    return tags["temper.boot"] != boot_id() or tags["temper.start"] != str(process_start(int(tags["temper.pid"])))
+
+
 def boot_id() -> str:
     """Names this boot of this machine: pids and their start times begin anew with the next. Empty if not known."""
     try:

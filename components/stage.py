@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import intact, record, redaction
+from components import intact, record, redaction, scratch
 from components.errors import ParamsError, TemperError, disk_faults
 from components.files import append_line, write_atomic
 from components.hashing import fingerprint, sha256_file
@@ -252,7 +252,7 @@ def main(arguments: list[str]) -> int:
             os.environ.setdefault(name, value)
     started = time.monotonic()
     try:
-        with disk_faults(paths.get("out", Path.cwd())):
+        with disk_faults(paths.get("out", Path.cwd())), scratch.private():
             execute(words[0], words[1] if len(words) == 2 else None, paths)
     except TemperError as error:
         log.error("%s: %s", "@".join(words), error)

@@ -182,6 +182,12 @@ class Experiment:
         found = self.client.search_runs([self.id], f"tags.`{tag}` = '{value}'", max_results=1)
         return str(found[0].info.run_id) if found else None
 
+    def dead(self, kind: str) -> list[str]:
+        """The ids of runs of this kind that claim to be at work, and whose process is gone from this host."""
+        where = f"attributes.status = 'RUNNING' AND tags.kind = '{kind}'"
+        found = self.client.search_runs([self.id], where, max_results=100)
+        return [str(run.info.run_id) for run in found if record.is_gone(run.data.tags)]
+
     def create(self, name: str, tags: Mapping[str, str], started: float | None) -> str:
         began = int(started * 1000) if started else None
         return _sure(self.client.create_run(self.id, began, dict(tags), name).info.run_id)

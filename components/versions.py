@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from components import registry
+from components import record, registry
 from components.tracking import Experiment, client, lock, plainly
 
 EVIDENCE = "evidence"  # folder of the run that registered a version
@@ -64,7 +64,11 @@ def register(
         fixed["temper.record"] = identity
         if parent := experiment.find("temper.record", tags["pipeline_run"]):
             fixed["mlflow.parentRunId"] = parent
-        run_id = experiment.find("temper.record", identity) or experiment.create("promote", fixed, None)
+        taken = experiment.find("temper.record", identity)
+        for left in experiment.dead("promote"):
+            if left != taken:
+                experiment.end(left, "KILLED", None)
+        run_id = taken or experiment.create("promote", {**fixed, **record.process()}, None)
         tracker.log_artifact(run_id, str(matrix), EVIDENCE)
         tags = {**tags, "matrix": f"runs:/{run_id}/{EVIDENCE}/{matrix.name}"}
         mlflow.set_experiment(experiment_id=experiment.id)

@@ -19,7 +19,7 @@ from components.stage import ASIDE
 from flows import group
 
 ASIDE_NAME = re.compile(r"\.(.+)\.(\d+)(-wal|-shm|-journal)?")  # how everything that is then renamed is called
-PLACES = (".", ".temper", ".temper/lr-find", ".temper/reproduce", "mlruns")  # where, besides all below these:
+PLACES = (".temper", ".temper/lr-find", ".temper/reproduce", "mlruns")  # where, besides all below these:
 TREES = ("work", ".temper/runs")
 NEW = ".temper/*.new"
 PATIENCE_S = 5.0  # processes that were told to end, or see that their driver is gone, are given this

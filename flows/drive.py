@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from components import record
 from components.errors import TemperError, disk_faults
 from components.files import write_atomic
-from flows import dvc, leftovers, server, snapshot
+from flows import debris, dvc, leftovers, server, snapshot
 from flows.outcome import Outcome, failed_cells
 from flows.runner import Runner, StageFailed, State
 
@@ -44,9 +44,17 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise Stopped inside this block."""
+    """Ctrl-C and SIGTERM raise Stopped inside this block; a second one ends the process at once.
+
+    Stages and servers are tied to it, and what it leaves open is closed by the next run.
+    """
+    stopped = False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if stopped:
+            os._exit(128 + number)
+        stopped = True
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -141,6 +149,7 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch, promote: bool) -> No
         plan = dvc.patiently(dvc.plan)
     outcome.order = list(plan.parents)
     work = {name: parents for name, parents in plan.stale(apart=FIRST).items() if name != LAST}
+    debris.clear(Path.cwd(), set(work))
     # promote is quick, and knows better than dvc.lock whether the registry is where the decision wants it
     last = {LAST: [p for p in plan.parents[LAST] if p in work]} if promote and LAST in plan.parents else {}
     outcome.stale = work | last

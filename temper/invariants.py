@@ -96,7 +96,7 @@ def runs(workspaces: list[Path]) -> Wrong:
 
 def _at_work(tags: Mapping[str, str], workspaces: list[Path]) -> bool:
     if "temper.pid" in tags:
-        return tags.get("temper.start") == str(record.process_start(int(tags["temper.pid"])))
+        return not record.is_gone(tags)
     pipeline = tags.get("pipeline_run", "")
     stage = re.search(r"/(\d+)-(\d+)$", tags.get("temper.record", ""))
     if tags.get("kind") == "stage" and stage and record.process_start(int(stage[1])) == int(stage[2]):

@@ -191,6 +191,7 @@ def test_an_experiment_never_moves_the_registry_nor_does_the_run_after_it(plain:
     plain("dvc", "checkout", "-q")
 
 
+@pytest.mark.hardening("J56", "rollback without work/, twice, and forth")
 def test_back_and_forth_in_one_command_each(plain: Workspace) -> None:
     """After the experiment's promotion, which a real smoke test let pass; without work/, as after a clone."""
     lines = [json.loads(line) for line in plain("temper", "history", "--json").splitlines()]

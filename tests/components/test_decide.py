@@ -103,6 +103,7 @@ def test_an_interval_across_the_margin_is_told() -> None:
     assert "900 test rows would settle it" in reasons[0]
 
 
+@pytest.mark.hardening("J57", "the challenger is worse than the champion")
 def test_worse_than_the_champion_is_not_feasible() -> None:
     measured = matrix(row("base/fp32", versus_champion=against(-0.05)), champion="ok")
     decision = decide(measured, policy(), {"version": 3, "digest": "other"})

@@ -115,6 +115,7 @@ def kill_at(run: Run, epoch: int) -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.hardening("A5", "killed in an epoch, with the newest checkpoint whole and damaged")
 def test_a_killed_run_resumes_to_the_same_bits(
     prepared: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
         (VIT, "adamw", {"augment": AUGMENT[:4], "checkpoint_activations": True, "batch_size": 128}),
     ],
 )
+@pytest.mark.hardening("A5", "killed in an epoch, every optimizer and kind of randomness")
 def test_whatever_is_random_or_counted_resumes_to_the_same_bits(
     prepared: Path,
     spec: Spec,

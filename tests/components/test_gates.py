@@ -69,12 +69,14 @@ def test_a_limit_itself_is_kept_and_less_is_not(kept: dict[str, Any], missed: di
 
 
 @pytest.mark.parametrize(("kept", "missed", "words"), ASKED)
+@pytest.mark.hardening("J54", "a metric that a gate asks for was not measured")
 def test_what_was_not_measured_is_missed(kept: dict[str, Any], missed: dict[str, Any], words: str) -> None:
     assert judged(policy(), **NOT_MEASURED)["feasible"]
     assert not judged(policy(**kept), **NOT_MEASURED)["feasible"]
 
 
 @pytest.mark.hardening("G39", "NaN in each figure of a gate")
+@pytest.mark.hardening("J54", "a metric is NaN")
 def test_nan_passes_no_gate() -> None:
     nan = float("nan")
     for asked, changes in (

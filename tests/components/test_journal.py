@@ -73,6 +73,7 @@ def test_what_follows_a_broken_line_is_still_held(four: list[Line]) -> None:
     assert len(journal.tampered(journal.read(), "digits", add(4, 5).mark)) > len(broken)
 
 
+@pytest.mark.hardening("A8", "killed in the middle of the journal's line")
 def test_a_line_that_was_being_written_is_cut_off(four: list[Line]) -> None:
     with FILE.open("a") as file:
         file.write('{"number": 5, "mod')
@@ -100,6 +101,7 @@ def test_who_was_champion_at_a_moment(workspace: Path, monkeypatch: pytest.Monke
     assert [line and line.to for line in at] == [None, 1, 2, 1]
 
 
+@pytest.mark.hardening("A8", "the journal cannot be written")
 def test_a_journal_that_cannot_be_written_moves_nothing(four: list[Line]) -> None:
     FILE.unlink()
     FILE.mkdir()

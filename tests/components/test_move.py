@@ -58,6 +58,7 @@ else:
 """
 
 
+@pytest.mark.hardening("J53", "20 promotions of different versions at once")
 def test_of_twenty_at_once_one_wins_and_the_others_are_told(several: None) -> None:
     go(1)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))}
@@ -92,6 +93,7 @@ def half(text):
     ("at", "moved"),
     [("journal._write = die", False), ("journal._write = half", False), ("versions.set_aliases = die", True)],
 )
+@pytest.mark.hardening("A8", "kill -9 before, in and after the journal's line")
 def test_kill_9_leaves_a_move_whole_or_undone(several: None, at: str, moved: bool) -> None:
     go(1)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))}
@@ -105,6 +107,7 @@ def test_kill_9_leaves_a_move_whole_or_undone(several: None, at: str, moved: boo
     assert aliases() == {"champion": 3, "previous": 2 if moved else 1} and troubles() == ""
 
 
+@pytest.mark.hardening("J56", "two rollbacks in a row, and back")
 def test_rollbacks_go_back_one_by_one_and_what_was_bad_stays_out(several: None) -> None:
     for number in (1, 2, 3):
         go(number)
@@ -128,6 +131,7 @@ def test_rollbacks_go_back_one_by_one_and_what_was_bad_stays_out(several: None) 
     assert troubles() == ""
 
 
+@pytest.mark.hardening("J56", "rollbacks without reason, to what never was, to a broken version")
 def test_a_rollback_that_cannot_be_is_refused_in_words(several: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2, 3):
         go(number)
@@ -148,6 +152,7 @@ def test_a_rollback_that_cannot_be_is_refused_in_words(several: None, monkeypatc
     assert (aliases(), moves()) == before
 
 
+@pytest.mark.hardening("J55", "the alias is moved by hand")
 def test_a_move_by_hand_is_told_and_journalled(several: None) -> None:
     for number in (1, 2, 3):
         go(number)
@@ -161,6 +166,7 @@ def test_a_move_by_hand_is_told_and_journalled(several: None) -> None:
     assert aliases() == {"champion": 4, "previous": 1} and troubles() == ""
 
 
+@pytest.mark.hardening("J55", "version or alias is deleted by hand")
 def test_a_deleted_version_or_alias_is_told(several: None) -> None:
     for number in (1, 2, 3):
         go(number)
@@ -187,6 +193,7 @@ def test_a_store_from_before_the_journal_goes_on(several: None) -> None:
 
 
 @pytest.mark.parametrize("step", ["_write", "delete", "set1", "set2", "tag"])
+@pytest.mark.hardening("A8", "kill -9 in a rollback")
 def test_a_rollback_killed_half_way_is_finished_or_never_was(
     several: None, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -76,6 +76,7 @@ def several(workspace: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(smoke, "earlier", lambda *_: Proof("package", 32, 0.0, 0.0))
 
 
+@pytest.mark.hardening("J53", "promotions at once on an MLflow server")
 def test_the_server_keeps_the_journal_and_settles_who_was_first(
     several: None, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

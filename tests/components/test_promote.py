@@ -133,6 +133,7 @@ def test_new_winner_moves_the_alias_and_keeps_the_one_before(
     assert journal() == [(None, 1), (1, 2), (2, 1)]
 
 
+@pytest.mark.hardening("J54", "a decision against another champion")
 def test_stale_decision_is_refused(promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]) -> None:
     other = make_build("lora", "fp32", 2.0)
     with pytest.raises(TemperError, match=r"digits is version 1, .* decided against none.*stale.*again"):
@@ -140,6 +141,7 @@ def test_stale_decision_is_refused(promoted: str, make_build: Callable[..., str]
     assert registry.registered("digits").aliases == {"champion": 1}
 
 
+@pytest.mark.hardening("J54", "a failing gate made to pass by hand; another matrix")
 def test_a_decision_that_its_matrix_does_not_bear_out_is_refused(
     promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_decision_that_its_matrix_does_not_bear_out_is_refused(
     assert state()[:2] == ({"champion": 1}, [(None, 1)])
 
 
+@pytest.mark.hardening("J54", "the version does not answer")
 def test_what_fails_the_smoke_test_moves_nothing_and_the_next_call_tries_again(
     promoted: str, make_build: Callable[..., str], decide: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +193,7 @@ def test_what_came_too_late_stays_the_challenger(
     assert state() == ({"challenger": 2, "champion": 3, "previous": 1}, [(None, 1), (1, 3)], [])
 
 
+@pytest.mark.hardening("J56", "rolled back, then the same decision again")
 def test_what_was_rolled_back_does_not_return_by_itself(
     promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]
 ) -> None:
@@ -242,6 +246,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.hardening("A8", "killed before and after each of 7 steps of a promotion")
 def test_killed_between_any_two_steps_the_next_call_finishes(
     promoted: str,
     make_build: Callable[..., str],
@@ -274,6 +279,7 @@ def test_killed_between_any_two_steps_the_next_call_finishes(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", ["create_model_version", "set_registered_model_alias", "set_registered_model_tag"])
+@pytest.mark.hardening("A8", "killed before and after the steps of a first promotion")
 def test_killed_in_the_first_promotion_the_next_call_finishes(
     tracked: Path,
     make_build: Callable[..., str],
@@ -338,6 +344,7 @@ def test_a_version_names_the_params_its_run_started_with(
     assert found is not None and found.tags["params.sha256"] == started
 
 
+@pytest.mark.hardening("J54", "a build changed after it was measured")
 def test_changed_files_are_not_promoted(
     tracked: Path, make_build: Callable[..., str], decide: Callable[..., Any]
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_missing_key_is_told_by_the_first_stage(variable: str, keys: Path, mon
     assert not Path("out").exists()
 
 
+@pytest.mark.hardening("J54", "unsigned, where the policy asks for a signature")
 def test_a_public_key_alone_opens_but_does_not_promote(
     keys: Path, make_build: Callable[..., str], decide: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

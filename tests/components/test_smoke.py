@@ -98,6 +98,7 @@ def test_texts_are_answered_as_they_were_evaluated(tracked: Path, shipped: Path,
 
 
 @pytest.mark.hardening("G39", "answers that differ by 0.5")
+@pytest.mark.hardening("J54", "the version answers otherwise than was evaluated")
 def test_other_answers_than_those_evaluated_move_nothing(decision: dict[str, Any], prepared: Path) -> None:
     given = answers.read(CELL)
     logits = given.logits.copy()
@@ -113,6 +114,7 @@ def test_other_answers_than_those_evaluated_move_nothing(decision: dict[str, Any
     assert registry.registered("digits").aliases == {} and journal.read().lines == []
 
 
+@pytest.mark.hardening("J54", "figures of other data")
 def test_answers_to_other_data_are_no_proof(decision: dict[str, Any], prepared: Path) -> None:
     given = answers.read(CELL)
     answers.write(given, CELL, prepared / "train.parquet")

@@ -76,6 +76,7 @@ def records(workspace: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (workspace / ".temper/runs/test/count.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.hardening("A7", "SIGTERM to a stage in the middle")
 def test_a_stopped_stage_is_killed_not_failed_and_resumes_with_its_whole_curve(workspace: Path) -> None:
     (workspace / "hold").touch()
     process = start(workspace)
@@ -114,6 +115,7 @@ def test_other_params_start_anew_and_the_last_output_is_there_to_look_at(workspa
     assert (workspace / "work/count/seed").read_text() == "7"
 
 
+@pytest.mark.hardening("A2", "killed between the two renames of an output")
 def test_a_kill_while_the_output_is_put_in_place_loses_nothing(tmp_path: Path) -> None:
     aside, out = tmp_path / "aside", tmp_path / "out"
     (aside / "out").mkdir(parents=True)

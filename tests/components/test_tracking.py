@@ -72,6 +72,7 @@ def test_records_become_a_tree_of_runs(recorder: Recorder) -> None:
     assert tracking.drain() == 0
 
 
+@pytest.mark.hardening("A4", "killed while records are tracked")
 def test_a_drain_that_was_killed_is_taken_up(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder.log({"loss": 2.0}, 1)
     recorder.cell("base/fp32", {}, {"accuracy": 0.9}, {"digest": "abc"})
@@ -110,6 +111,7 @@ def dead(recorder: Recorder) -> None:
     recorder.path.write_text(json.dumps(gone) + "\n" + "".join(rest), "utf-8")
 
 
+@pytest.mark.hardening("A4", "kill -9 of a stage and its driver")
 def test_a_killed_stage_and_its_run_are_closed(recorder: Recorder) -> None:
     recorder.log({"loss": 2.0}, 1)
     tracking.begin(RUN)
@@ -206,6 +208,7 @@ def test_followed_curves_show_while_the_stage_runs(recorder: Recorder) -> None:
     assert shown == 1 and not thread.is_alive()
 
 
+@pytest.mark.hardening("B10", "a second process while the database is made")
 def test_one_makes_the_store_and_others_wait_and_use_it(workspace: Path, empty_store: Path) -> None:
     with tracking.lock("create"):
         thread = threading.Thread(target=tracking.client)

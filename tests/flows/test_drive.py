@@ -59,6 +59,7 @@ def test_same_lock_as_plain_repro_and_second_run_does_nothing(
     assert outcome["done"]["make@b"] == "cached"
 
 
+@pytest.mark.hardening("A1", "a stage fails")
 def test_a_failure_costs_only_what_builds_on_it(served: Any, prefect: str) -> None:
     served.write("fail-make@b")
     code, outcome, _ = served.drive()
@@ -101,6 +102,7 @@ def test_independent_stages_run_at_once(served: Any) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.hardening("A7", "SIGINT, SIGTERM while a stage runs")
 def test_a_signal_ends_the_stages(served: Any, number: int, code: int) -> None:
     served.write("slow-split")
     process = served.start()
@@ -111,6 +113,8 @@ def test_a_signal_ends_the_stages(served: Any, number: int, code: int) -> None:
     assert served.until_quiet() == []
 
 
+@pytest.mark.hardening("A3", "kill -9 of the driver alone, beside a standing server")
+@pytest.mark.hardening("A4", "kill -9, then the next run")
 def test_kill_9_leaves_nothing_behind_and_the_next_run_goes_on(
     served: Any, prefect: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -135,6 +139,7 @@ def test_kill_9_leaves_nothing_behind_and_the_next_run_goes_on(
     assert (served.path / "dvc.lock").read_bytes() == (plain / "dvc.lock").read_bytes()
 
 
+@pytest.mark.hardening("A3", "kill -9 of the driver alone, with its own server")
 def test_its_own_server_is_quiet_and_dies_with_the_driver(workspace: Any) -> None:
     code, outcome, err = workspace.drive()
     assert (code, err) == (0, "")
@@ -174,6 +179,7 @@ def test_a_server_that_does_not_take_us_is_told_in_seconds(
     assert workspace.begun() == ["observe"]
 
 
+@pytest.mark.hardening("B12", "a second run while one is at work")
 def test_one_driver_a_workspace(served: Any) -> None:
     served.write("slow-observe")
     first = served.start()
@@ -196,6 +202,7 @@ def test_a_stage_that_takes_too_long_is_ended(served: Any) -> None:
     assert sorted(name for name in outcome["done"] if name.startswith("make")) == ["make@a", "make@b"]
 
 
+@pytest.mark.hardening("B12", "another dvc holds an output's lock")
 def test_waits_for_who_holds_a_path(served: Any) -> None:
     holder = subprocess.Popen(["sleep", "120"])
     served.write("holder", str(holder.pid))

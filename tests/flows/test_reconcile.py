@@ -37,6 +37,7 @@ def run(labels: dict[str, Any], minutes: float = 0) -> Any:
         ({HOST: "elsewhere", PID: 2**22 + 1, BOOT: "another"}, False),
     ],
 )
+@pytest.mark.hardening("A4", "pid gone, reused, of an earlier boot, of another host")
 def test_a_flow_run_is_dead_if_its_process_is_gone_from_this_host(changed: dict[str, Any], dead: bool) -> None:
     assert bool(_dead(run(HERE | changed, minutes=60))) is dead
 
@@ -47,6 +48,7 @@ def test_a_run_that_no_process_took_is_dead_after_a_while() -> None:
 
 
 @pytest.mark.parametrize(("changed", "alive"), [({}, True), ({"boot": "another"}, False), ({"start": 1}, False)])
+@pytest.mark.hardening("A4", "the same of tracked runs")
 def test_a_tracked_run_is_told_by_the_same(changed: dict[str, Any], alive: bool) -> None:
     first = {"host": HERE[HOST], "boot": HERE[BOOT], "pid": HERE[PID], "start": HERE[START]}
     assert backlog.stage_alive(first | changed) is alive

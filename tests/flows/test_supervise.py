@@ -59,6 +59,7 @@ def supervisor(tmp_path: Path, stop: threading.Event, monkeypatch: pytest.Monkey
     return Supervisor(TOKEN, tmp_path / "logs", lambda text: (tmp_path / "said").write_text(text), stop)
 
 
+@pytest.mark.hardening("A3", "kill -9 of a server of `temper up`")
 def test_a_killed_part_takes_its_children_along_and_is_started_again(
     supervisor: Supervisor, stop: threading.Event, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_part_that_does_not_start_says_why(supervisor: Supervisor, monkeypatch
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.hardening("A3", "kill -9, SIGTERM of the supervisor alone")
 def test_nothing_outlives_the_supervisor(number: signal.Signals, tmp_path: Path) -> None:
     token = f"{TOKEN}-{number}"
     group = subprocess.Popen(

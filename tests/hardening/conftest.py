@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.conftest import environment, prefect, served, workspace
+
+__all__ = ["environment", "prefect", "served", "sound", "workspace"]
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

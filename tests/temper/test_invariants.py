@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from components import journal, registry, scratch, tracking
+from components import journal, record, registry, scratch, tracking
 from flows import debris
 from temper.__main__ import app
 from temper.invariants import check
@@ -118,7 +117,9 @@ def test_a_lock_file_that_cannot_be_read_is_seen(folder: Path, made: Path) -> No
         ({"kind": "pipeline", "pipeline_run": f"run-20261126-150405-{os.getpid()}"}, True),
         ({"kind": "stage", "pipeline_run": "x", "temper.record": f"x/make.jsonl/{DEAD}-1"}, False),
         ({"kind": "stage", "pipeline_run": "x", "temper.record": f"x/make.jsonl/{DEAD}-1", "host": "other"}, True),
-        ({"kind": "promote", "temper.host": socket.gethostname(), "temper.pid": f"{DEAD}", "temper.start": "1"}, False),
+        ({"kind": "promote", **record.process()}, True),
+        ({"kind": "promote", **record.process(), "temper.start": "1"}, False),
+        ({"kind": "promote", **record.process(), "temper.host": "other"}, True),
         ({"kind": "cell"}, False),
     ],
 )
@@ -134,12 +135,12 @@ def test_a_run_that_claims_to_be_at_work_is_seen(restored: Path, tags: dict[str,
 def test_temporary_files_of_the_dead_are_seen_and_removed_and_those_of_the_living_stay(folder: Path) -> None:
     (folder / "work/metrics").mkdir(parents=True)
     left = [folder / f"work/metrics/.make.json.{DEAD}", folder / f"work/metrics/.db.{DEAD}-wal"]
-    mine = folder / f"work/metrics/.make.json.{os.getpid()}"
-    for path in (*left, mine):
+    mine, users = folder / f"work/metrics/.make.json.{os.getpid()}", folder / f".env.{DEAD}"
+    for path in (*left, mine, users):
         path.touch()
     assert debris.files(folder) == sorted(left)
     debris.clear(folder, set())
-    assert mine.exists() and not any(path.exists() for path in left)
+    assert mine.exists() and users.exists() and not any(path.exists() for path in left)
 
 
 def test_what_a_stopped_stage_left_stays_only_while_a_run_will_go_on_with_it(folder: Path) -> None:

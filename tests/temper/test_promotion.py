@@ -104,6 +104,7 @@ def test_a_time_that_is_none_is_refused(workspace: Path) -> None:
     assert "--at: must be a time like 2026-11-01T12:00" in temper("history", "--at", "yesterday", code=2)
 
 
+@pytest.mark.hardening("J55", "a line of the journal is changed by hand")
 def test_a_broken_journal_is_told_by_history_and_doctor(workspace: Path) -> None:
     assert "promotions digits: version 2 is the champion" in temper("doctor")
     file = Path("mlruns/promotions.jsonl")
@@ -113,6 +114,7 @@ def test_a_broken_journal_is_told_by_history_and_doctor(workspace: Path) -> None
     assert words in temper("doctor")
 
 
+@pytest.mark.hardening("J55", "the champion's version is deleted by hand")
 def test_doctor_tells_when_the_champion_was_deleted(workspace: Path) -> None:
     tracking.client().delete_model_version("digits", "2")
     said = temper("doctor")
@@ -140,6 +142,7 @@ def test_show_says_all_that_is_known(workspace: Path) -> None:
     assert "digits has no version 9 (champion is 2, previous is 1)" in temper("show", "9", code=1)
 
 
+@pytest.mark.hardening("J56", "`temper rollback`")
 def test_rollback_takes_one_command_and_says_what_it_did(workspace: Path) -> None:
     assert "--reason: must say why" in temper("rollback", code=2)
     said = temper("rollback", "--reason", "slow on Mondays")

@@ -183,6 +183,7 @@ def test_a_run_by_hand_then_nothing_to_do(up: Up) -> None:
     assert up.ask(f"/flow_runs/{run}")["labels"]["temper.host"]
 
 
+@pytest.mark.hardening("J57", "the worker sleeps through 12 scheduled runs")
 def test_what_piled_up_while_the_worker_slept_runs_once(up: Up) -> None:
     up.ran()
     runner = up.part("runner")
@@ -248,6 +249,7 @@ def test_a_hung_stage_is_killed_and_somebody_is_told(up: Up) -> None:
     hook.shutdown()
 
 
+@pytest.mark.hardening("A4", "kill -9 of the runner of `temper up`")
 def test_a_killed_runner_takes_its_run_along_and_closes_it_when_it_is_back(up: Up) -> None:
     (up.place / "slow-join").touch()
     run = up.trigger()
@@ -265,6 +267,7 @@ def test_a_killed_runner_takes_its_run_along_and_closes_it_when_it_is_back(up: U
 
 
 @pytest.mark.parametrize("part", ["prefect", "mlflow", "reaper"])
+@pytest.mark.hardening("A3", "kill -9 of each part of `temper up`")
 def test_any_part_that_is_killed_comes_again(up: Up, part: str) -> None:
     old = up.part(part)
     children = {process.pid for process in orphans.marked(up.group.token, part)}
@@ -306,6 +309,7 @@ def test_a_run_by_hand_uses_these_servers(up: Up) -> None:
     assert [run["state_name"] for run in found] == ["Completed"]
 
 
+@pytest.mark.hardening("A3", "kill -9 of `temper up` itself")
 def test_after_a_kill_of_the_supervisor_nothing_is_left_and_the_next_up_heals(up: Up) -> None:
     (up.place / "slow-join").touch()
     (up.folder / "work.py").write_text(WORK + "# changed again\n")

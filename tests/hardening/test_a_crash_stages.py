@@ -1,0 +1,121 @@
+"""kill -9 in every stage of the real pipeline, small: the next run goes on, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from components.hashing import sha256_tree
+from tests.hardening.killed import ALWAYS, Killed
+from tests.workspace import Workspace
+
+SEED = 20261126  # of the moments
+TIMED = ("benchmark", "compare", "decide")  # their outputs tell of clocks; what follows them too
+LOADING_S = 1.2  # of a stage's seconds, until DVC has loaded and starts it
+
+
+@pytest.fixture(scope="module")
+def server(prefect: str) -> dict[str, str]:
+    """The standing server, as the environment names it: a server of its own would cost each run five seconds."""
+    address, password = prefect.split()
+    return {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": password}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, server: dict[str, str]) -> Workspace:
+    """Run once, without a kill."""
+    workspace = Workspace(tmp_path_factory.mktemp("whole") / "w")
+    workspace("temper", "run", **server)
+    return workspace
+
+
+def kill_tree(killed: Killed, process: subprocess.Popen[str], stage: str) -> None:
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in tree:
+        one.suspend() if one.is_running() else None
+    for one in tree:
+        one.kill()
+
+
+def kill_parent(killed: Killed, process: subprocess.Popen[str], stage: str) -> None:
+    process.kill()
+
+
+def kill_child(killed: Killed, process: subprocess.Popen[str], stage: str) -> None:
+    if child := killed.task(process, stage):
+        child.kill()
+
+
+def compare(workspace: Workspace, whole: Workspace) -> None:
+    """dvc.lock's hashes and the bytes of all that does not tell of clocks are those of the run without a kill."""
+    one, two = whole.lock(), workspace.lock()
+    assert list(one) == list(two)
+    for name in one:
+        if name.partition("@")[0] not in (*TIMED, *ALWAYS):
+            assert one[name] == two[name], name
+    for kind in ("data", "models", "builds", "engines", "predictions", "champion"):
+        assert sha256_tree(workspace.folder / "work" / kind) == sha256_tree(whole.folder / "work" / kind), kind
+    keys: Callable[[Any], Any] = lambda cell: (cell["cell"], cell["status"], cell.get("accuracy"), cell.get("digest"))  # noqa: E731
+    cells = [sorted(keys(cell) for cell in one.read("work/matrix/matrix.json")["cells"]) for one in (workspace, whole)]
+    assert cells[0] == cells[1]
+
+
+@pytest.mark.drill
+@pytest.mark.hardening("A1", "kill -9 in each stage in turn, at a random moment of it (seed 20261126)")
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("kill", [kill_tree, kill_parent, kill_child], ids=["tree", "parent", "child"])
+def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted_one(
+    kill: Callable[[Killed, subprocess.Popen[str], str], None],
+    whole: Workspace,
+    server: dict[str, str],
+    tmp_path: Path,
+    sound: Callable[[Path], None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    killed, moments = Killed(tmp_path / "w", server), random.Random(f"{SEED}{kill.__name__}")  # noqa: S311
+    durations: dict[str, float] = whole.read(".temper/durations.json")
+    order = [*whole.lock(), "promote"]
+    times = 0
+    for stage in ("observe", *[name for name in order if name not in ALWAYS], "promote"):
+        finished = killed.finished()
+        if stage in finished:  # it ended beside one that was killed: once more, then
+            forget(killed.workspace.folder, stage)
+            finished -= {stage}
+        process = killed.start()
+        killed.until_begun(process, stage)
+        time.sleep(moments.random() * max(0.1, durations.get(stage, 1.5) - LOADING_S))
+        assert not killed.ran(process) & finished, stage
+        kill(killed, process, stage)
+        times += 1
+        process.communicate(timeout=300)
+        assert killed.until_quiet() == [], stage
+        assert process.returncode != 0 or kill is kill_child, stage
+        assert not killed.ran(process) & finished, stage
+    finished = killed.finished()
+    last = killed.start()
+    said, _ = last.communicate(timeout=600)
+    assert last.returncode == 0, said[-3000:]
+    assert not killed.ran(last) & finished
+    compare(killed.workspace, whole)
+    assert killed.workspace.registry() == (1, 1)
+    assert not list((killed.workspace.folder / "work/aside").glob("*"))
+    sound(killed.workspace.folder)
+    record_property("times", times)
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Make a stage stale that has run: DVC knows nothing of it any more."""
+    yaml = YAML()
+    path = folder / "dvc.lock"
+    content = yaml.load(path.read_text("utf-8"))
+    del content["stages"][stage]
+    yaml.dump(content, path)
+    subprocess.run(["rm", "-rf", str(folder / ".dvc/cache/runs")], check=True)
