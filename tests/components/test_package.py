@@ -276,6 +276,7 @@ def test_loading_by_mlflow_alone_leaves_it_whole(restored: Path, keyed: Path) ->
 FILES = [*sorted(contents.NEEDED), "requirements.txt", "input_example.json", package.SIGNATURE, contents.BARRIER]
 
 
+@pytest.mark.hardening("C17", "a registered version's file is cut, changed, removed, or another put beside it")
 @given(
     number=st.sampled_from([SIGNED, UNSIGNED]),
     path=st.sampled_from(FILES),
