@@ -137,7 +137,7 @@ def _probe(where: str) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise registry.unreachable(where, error) from None
     if said.strip() != b"OK":
-        raise registry.unreachable(where, f"{where}/health says {said[:40]!r}, so it is no MLflow server")
+        raise registry.unreachable(where, "its page /health does not say OK, so it is no MLflow server")
 
 
 def _create(file: Path) -> None:

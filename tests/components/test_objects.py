@@ -59,6 +59,7 @@ def _file(store: Path, oid: str) -> Path:
     return path
 
 
+@pytest.mark.hardening("C16", "objects of the cache are corrupt, or gone")
 def test_corrupt_and_missing_objects_are_found_and_nothing_is_replaced(
     workspace: Path, store: Path, tmp_path: Path
 ) -> None:

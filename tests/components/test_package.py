@@ -281,6 +281,7 @@ FILES = [*sorted(contents.NEEDED), "requirements.txt", "input_example.json", pac
 
 
 @pytest.mark.hardening("G35", "random damage of any file of a version")
+@pytest.mark.hardening("C17", "a registered version's file is cut, changed, removed, or another put beside it")
 @given(
     number=st.sampled_from([SIGNED, UNSIGNED]),
     path=st.sampled_from(FILES),

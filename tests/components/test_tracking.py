@@ -73,6 +73,7 @@ def test_records_become_a_tree_of_runs(recorder: Recorder) -> None:
 
 
 @pytest.mark.hardening("A4", "killed while records are tracked")
+@pytest.mark.hardening("D23", "what sends records is killed, and taken up")
 def test_a_drain_that_was_killed_is_taken_up(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder.log({"loss": 2.0}, 1)
     recorder.cell("base/fp32", {}, {"accuracy": 0.9}, {"digest": "abc"})
@@ -223,6 +224,7 @@ def test_one_makes_the_store_and_others_wait_and_use_it(workspace: Path, empty_s
     assert tracking.client().get_experiment_by_name("Default") is not None
 
 
+@pytest.mark.hardening("D22", "nobody listens at the tracking server's address")
 def test_a_dead_server_is_said_soon(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     started = time.monotonic()
@@ -233,6 +235,7 @@ def test_a_dead_server_is_said_soon(workspace: Path, monkeypatch: pytest.MonkeyP
     assert time.monotonic() - started < 15
 
 
+@pytest.mark.hardening("C20", "the tracking database is no database")
 def test_a_broken_database_is_said(workspace: Path) -> None:
     Path("mlruns").mkdir()
     Path("mlruns/mlflow.db").write_bytes(b"not a database at all" * 100)

@@ -193,6 +193,7 @@ def test_one_driver_a_workspace(served: Any) -> None:
     assert first.returncode == 143
 
 
+@pytest.mark.hardening("L64", "a stage takes longer than its limit")
 def test_a_stage_that_takes_too_long_is_ended(served: Any) -> None:
     served.write("slow-make@c")
     code, outcome, _ = served.drive(timeout_s=12)  # DVC itself may take seconds to start

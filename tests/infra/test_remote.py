@@ -17,6 +17,7 @@ import pytest
 
 from components import objects, remote
 from components.remote import RemoteError, Target
+from tests.hardening.proxy import slow
 from tests.infra.storage import Storage, free_port
 
 DAG = "stages:\n  ingest:\n    cmd: sh make.sh\n    deps: [make.sh]\n    outs: [out]\n"
@@ -111,6 +112,7 @@ def test_a_name_of_dvcs_config_with_credentials_in_its_local_part(
     remote.before_promotion(policy("backup"))
 
 
+@pytest.mark.hardening("C18", "the remote forbids it")
 def test_wrong_credentials_are_refused_and_not_shown(
     s3: Storage, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +134,7 @@ def test_another_key_is_refused(ssh: Storage, workspace: Path, tmp_path: Path, m
         remote.before_promotion(policy(ssh.url))
 
 
+@pytest.mark.hardening("C18", "the remote is down")
 @pytest.mark.parametrize("url", ["s3://models/dvc", "ssh://127.0.0.1:{port}/dvc"])
 def test_one_that_does_not_answer_is_said_so_at_once(url: str, workspace: Path) -> None:
     port, started = free_port(), time.monotonic()
@@ -161,6 +164,7 @@ def silent() -> Iterator[int]:
         connection.close()
 
 
+@pytest.mark.hardening("C18", "the remote is silent; with and without policy.push.required")
 def test_a_slow_one_ends_in_time_and_the_policy_says_what_then(
     silent: int, workspace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +192,7 @@ def test_the_environment_names_another_and_a_folder_must_be_mounted(
     assert "mysecret" not in str(refused.value)
 
 
+@pytest.mark.hardening("C18", "a push breaks off, and is tried again")
 def test_the_next_try_goes_on_from_what_arrived(
     s3: Storage, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +213,24 @@ def test_the_next_try_goes_on_from_what_arrived(
     remote.before_promotion(push)
     assert {path: path.stat().st_mtime_ns for path in arrived} == arrived
     assert objects.place(store, oid, tmp_path / "out") == 3
+
+
+@pytest.mark.hardening("C18", "the remote takes 1 kB a second, then is quick again")
+def test_a_remote_of_1_kb_a_second_ends_in_time_and_a_retry_finishes(
+    s3: Storage, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    port = int(str(s3.endpoint).rpartition(":")[2])
+    with slow("127.0.0.1", port) as throttle:
+        throttle.bytes_s = 1000.0
+        push = policy("s3://models/slow", timeout_s=15.0, endpoint=f"http://127.0.0.1:{throttle.port}")
+        with pytest.raises(RemoteError, match=r"took over 15 s \(policy.push.timeout_s\); what arrived stays there"):
+            remote.before_promotion(push)
+        throttle.bytes_s = 0.0
+        remote.before_promotion(push | {"timeout_s": 300.0})
+    oid = objects.locked((workspace / "dvc.lock").read_text())["ingest"]["out"]
+    assert objects.place(s3.folder / "slow/files/md5", oid, tmp_path / "out") == 3
 
 
 def test_no_remote_at_all(workspace: Path) -> None:
