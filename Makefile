@@ -1,6 +1,6 @@
 # `make run` and `make test` are all that is needed; both set up .venv first if the lock changed.
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock clean
+.PHONY: help run test check lock audit sbom clean
 SHELL := /bin/bash
 BIN := .venv/bin
 
@@ -21,6 +21,12 @@ check: .venv/.installed ## ruff, types, import contracts, tests
 
 lock: .venv/.installed ## resolve pyproject.toml anew; WHEELS=... adds the hashes of other builds of PyTorch
 	$(BIN)/python .ci/lock $(WHEELS)
+
+audit: .venv/.installed ## known vulnerabilities of what is locked (needs the network), but for .ci/waivers.toml
+	$(BIN)/python .ci/audit
+
+sbom: .venv/.installed ## the locked packages as CycloneDX JSON, on stdout
+	@$(BIN)/python .ci/sbom
 
 clean: ## remove results and caches of this folder; DVC's cache, the tracked runs and .venv stay
 	rm -rf work .temper .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
