@@ -1,6 +1,6 @@
 # `make run` and `make test` are all that is needed; both set up .venv first if the lock changed.
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock audit sbom clean
+.PHONY: help run test check lock offline audit sbom clean
 SHELL := /bin/bash
 BIN := .venv/bin
 
@@ -21,6 +21,10 @@ check: .venv/.installed ## ruff, types, import contracts, tests
 
 lock: .venv/.installed ## resolve pyproject.toml anew; WHEELS=... adds the hashes of other builds of PyTorch
 	$(BIN)/python .ci/lock $(WHEELS)
+
+offline: .venv/.installed ## the tests with the network cut off, every connection traced (needs strace); TESTS=... for some
+	@mkdir -p .temper
+	$(BIN)/python tests/hardening/traced.py .temper/offline.trace $(BIN)/pytest $(TESTS)
 
 audit: .venv/.installed ## known vulnerabilities of what is locked (needs the network), but for .ci/waivers.toml
 	$(BIN)/python .ci/audit
