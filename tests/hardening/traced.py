@@ -1,6 +1,8 @@
 """Commands with the network cut off, and every address that they try to reach: strace in a network namespace.
 
-python tests/hardening/traced.py LOG COMMAND...    runs COMMAND so; LOG gets the system calls that reach out
+    python tests/hardening/traced.py LOG COMMAND...    LOG gets the system calls that reach out
+
+Exit code: COMMAND's; 97 where that is 0 but something beyond this machine was reached out for, which is then printed.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ def outbound(log: Path) -> list[str]:
 
 
 def main(log: Path, command: list[str]) -> int:
+    log.unlink(missing_ok=True)
     code = subprocess.run([*cut_off(), *traced(log), *command], check=False).returncode
     tried = outbound(log)
     if tried:
