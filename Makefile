@@ -1,6 +1,6 @@
 # `make run` and `make test` are all that is needed; both set up .venv first if the lock changed.
 .DEFAULT_GOAL := help
-.PHONY: help run test check drill lock clean
+.PHONY: help run test check drill lock offline audit sbom clean
 SHELL := /bin/bash
 BIN := .venv/bin
 
@@ -24,6 +24,16 @@ drill: .venv/.installed ## harm it in every way of the list: what held, in docs/
 
 lock: .venv/.installed ## resolve pyproject.toml anew; WHEELS=... adds the hashes of other builds of PyTorch
 	$(BIN)/python .ci/lock $(WHEELS)
+
+offline: .venv/.installed ## the tests with the network cut off, every connection traced (needs strace); TESTS=... for some
+	@mkdir -p .temper
+	$(BIN)/python tests/hardening/traced.py .temper/offline.trace $(BIN)/pytest $(TESTS)
+
+audit: .venv/.installed ## known vulnerabilities of what is locked (needs the network), but for .ci/waivers.toml
+	$(BIN)/python .ci/audit
+
+sbom: .venv/.installed ## the locked packages as CycloneDX JSON, on stdout
+	@$(BIN)/python .ci/sbom
 
 clean: ## remove results and caches of this folder; DVC's cache, the tracked runs and .venv stay
 	rm -rf work .temper .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -21,6 +21,7 @@ import logging
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -41,6 +42,7 @@ ASIDE = Path("work/aside")  # where outputs grow; same file system as where they
 # `benchmark` is alone on the machine: it waits for these, and they for it.
 SHARED = ("make", "build", "engine", "evaluate", "champion")
 LOCKS = {"benchmark": fcntl.LOCK_EX} | dict.fromkeys(SHARED, fcntl.LOCK_SH)
+OURS = (".", ".dvc", ".dvc/cache", ".temper", "mlruns", "work")  # what is run, cached and kept
 ALWAYS = {"observe", "promote"}  # not cached: tracked only if they have something to say, and kept fast
 CHECKED = Path(".temper/params.json")  # params that were found to be right, as plain data
 
@@ -172,6 +174,21 @@ def set_aside(aside: Path, out: Path, inputs: str) -> Path:
     return aside / "out"
 
 
+def refuse_open_folders() -> None:
+    """Raises TemperError where every user of the machine could change code, results or models under our hands.
+
+    A folder for a group is its owner's choice; one with the sticky bit keeps others' names apart.
+    """
+    for name in OURS:
+        path = Path(name)
+        mode = path.stat().st_mode if path.exists() else 0
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise TemperError(
+                f"{path.resolve()}: everybody on this machine may write there (mode {stat.S_IMODE(mode):04o}), and so "
+                f"change what runs and what is promoted; chmod -R o-w '{path.resolve()}'"
+            )
+
+
 def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
     """Run one stage from the workspace's root and put its outputs in place."""
     module = importlib.import_module(f"components.{stage}")
@@ -253,6 +270,7 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     try:
         with disk_faults(paths.get("out", Path.cwd())), scratch.private():
+            refuse_open_folders()
             execute(words[0], words[1] if len(words) == 2 else None, paths)
     except TemperError as error:
         log.error("%s: %s", "@".join(words), error)

@@ -58,11 +58,13 @@ def test_without_a_key_it_says_so(store: Path) -> None:
     assert version is not None and version.tags["signed"] == "no"
 
 
+@pytest.mark.hardening("K59", "a version without a signature, where there is a key")
 def test_with_a_key_unsigned_is_refused(keyed: Path) -> None:
     with pytest.raises(TemperError, match=r"version 3 of digits: is not signed.*`temper sign`"):
         opened(UNSIGNED)
 
 
+@pytest.mark.hardening("K59", "a version signed by another key")
 def test_another_key_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_VERIFY_KEY", "other.pub")
     with pytest.raises(TemperError, match=r"version 1 of digits: its signature is not that of key .*Key mismatch"):
@@ -81,6 +83,7 @@ def test_a_key_of_the_same_name_but_other_content_is_refused(restored: Path, key
         opened()
 
 
+@pytest.mark.hardening("K59", "the signature, or the whole package, of another version")
 def test_a_swapped_signature_or_package_is_refused(restored: Path, keyed: Path) -> None:
     shutil.copy(folder_of(OTHER) / package.SIGNATURE, folder_of(SIGNED))
     with pytest.raises(TemperError, match="Hash mismatch"):
@@ -203,6 +206,7 @@ def test_mlmodel_names_no_code_but_the_loader(store: Path, tmp_path: Path) -> No
 
 @pytest.mark.hardening("G35", "links, hard ones too, pipes, sockets, linked folders")
 @pytest.mark.parametrize("kind", ["symbolic", "hard", "folder", "pipe", "socket"])
+@pytest.mark.hardening("K63", "links and what is no file in a version")
 def test_links_and_what_is_no_file_are_refused(kind: str, restored: Path, tmp_path: Path) -> None:
     path, moved = folder_of(UNSIGNED) / "artifacts/CARD.md", tmp_path / "CARD.md"
     shutil.move(path, moved)
@@ -290,6 +294,7 @@ FILES = [*sorted(contents.NEEDED), "requirements.txt", "input_example.json", pac
     bit=st.integers(0, 7),
     name=st.text("abc./_-é", min_size=1, max_size=12),
 )
+@pytest.mark.hardening("K59", "a byte changed, a file added, removed or renamed, at random")
 def test_any_damage_is_refused_and_never_runs(
     store: Path, number: int, path: str, how: str, at: int, bit: int, name: str
 ) -> None:

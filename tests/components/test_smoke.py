@@ -179,6 +179,7 @@ def test_limits_and_faults_are_told(
     assert words in asked(client, tmp_path, monkeypatch, **limits)
 
 
+@pytest.mark.hardening("K62", "the mode of private copies")
 def test_scratch_is_ours_alone() -> None:
     with smoke.scratch() as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
