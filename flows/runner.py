@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from components.errors import TemperError, disk_fault
@@ -213,12 +214,31 @@ class Runner:
             os.killpg(process.pid, signal.SIGKILL)
 
     def cancel(self) -> None:
-        """End every running stage and start no other."""
+        """End every running stage and start no other; who is told again meanwhile to stop does so at once."""
         with self._guard:
             self._cancelled.set()
             live = list(self._live)
         enders = [threading.Thread(target=self._end, args=[process]) for process in live]
-        for ender in enders:
-            ender.start()
-        for ender in enders:
-            ender.join()
+        with _impatient():
+            for ender in enders:
+                ender.start()
+            for ender in enders:
+                ender.join()
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end this process: stages and servers are tied to it. Prefect's own handler would wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

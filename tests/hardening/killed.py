@@ -45,7 +45,7 @@ class Killed:
         return {log.stem for log in logs if "Running stage" in log.read_text("utf-8", errors="replace")} - {*ALWAYS}
 
     def until_begun(self, process: subprocess.Popen[str], stage: str) -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while time.monotonic() < end and process.poll() is None:
             if self.task(process, stage) is not None:
                 return

@@ -70,7 +70,7 @@ def compare(workspace: Workspace, whole: Workspace) -> None:
 
 @pytest.mark.drill
 @pytest.mark.hardening("A1", "kill -9 in each stage in turn, at a random moment of it (seed 20261126)")
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600, func_only=True)
 @pytest.mark.parametrize("kill", [kill_tree, kill_parent, kill_child], ids=["tree", "parent", "child"])
 def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted_one(
     kill: Callable[[Killed, subprocess.Popen[str], str], None],
