@@ -90,7 +90,7 @@ def disk_fault(error: BaseException, where: Path) -> DiskFault | None:
         if code in FULL:
             return DiskFault(
                 f"{path}: no space is left on its disk ({_free_mb(path)} MB free); free some (`temper gc` "
-                f"drops results of earlier params) and try again: what was there before is as it was"
+                f"drops results of earlier params) and try again: what was finished is kept"
             )
         if code in SHUT:
             return DiskFault(

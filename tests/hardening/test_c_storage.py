@@ -40,6 +40,7 @@ def test_a_read_only_workspace_is_told_in_one_line(tmp_path: Path, sound: Callab
         assert "cannot be written or read here (read-only file system); mount it writable" in said
         read_only(mounted, False)
         sound(space.folder)
+    space.folder.mkdir(parents=True)
     said = space("temper", "status", code=2)  # what was mounted there is gone
     assert "not inside a Temper workspace" in said and "Traceback" not in said
 
