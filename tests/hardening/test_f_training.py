@@ -7,19 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIMIZERS = {
-    "learning rate 1e3": {"kind": "sgd", "lr": 1000.0, "weight_decay": 0.0, "momentum": 0.9},
-    "learning rate 1e9": {"kind": "adamw", "lr": 1e9, "weight_decay": 0.0},
-}
+# The greatest rate that params take for this optimizer.
+SGD = {"kind": "sgd", "lr": 1000.0, "weight_decay": 0.0, "momentum": 0.9}
 
 
-def workspace(folder: Path, prepared: Path, optimizer: dict[str, Any]) -> Path:
+def workspace(folder: Path, prepared: Path) -> Path:
     """An untrained model, data, and params that throw the weights out of every range."""
     import torch
 
@@ -30,7 +27,7 @@ def workspace(folder: Path, prepared: Path, optimizer: dict[str, Any]) -> Path:
     (folder / "components").symlink_to(ROOT / "components")
     raw = params.read(ROOT / "params.yaml")
     base = raw["variants"]["base"]
-    base["fit"] |= {"optimizer": optimizer, "clip_norm": 1e9, "epochs": 30}
+    base["fit"] |= {"optimizer": SGD, "clip_norm": 1e9, "epochs": 30}
     base["fit"]["schedule"] = {"kind": "constant", "warmup_share": 0.0}
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump({**raw, "variants": {"base": base}}, file)
@@ -40,10 +37,9 @@ def workspace(folder: Path, prepared: Path, optimizer: dict[str, Any]) -> Path:
     return folder
 
 
-@pytest.mark.hardening("F33", "learning rates of 1e3 and 1e9 in stage make: exit code, record, output")
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_training_that_diverges_fails_and_leaves_no_model(name: str, prepared: Path, tmp_path: Path) -> None:
-    folder = workspace(tmp_path / "workspace", prepared, OPTIMIZERS[name])
+@pytest.mark.hardening("F33", "a learning rate of 1e3 in stage make: exit code, record, output")
+def test_a_training_that_diverges_fails_and_leaves_no_model(prepared: Path, tmp_path: Path) -> None:
+    folder = workspace(tmp_path / "workspace", prepared)
     words = ["make", "base", f"data={prepared}", "parent=work/models/init", "out=work/models/base"]
     done = subprocess.run(
         [sys.executable, "-m", "components.stage", *words, "metrics=work/make.json", "curve=work/make.csv"],

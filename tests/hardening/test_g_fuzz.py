@@ -35,7 +35,9 @@ def files(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hold(kind: str, files: Path, count: int, record: Callable[[str, object], None]) -> None:
     found = flipped(kind, files, count, seed=7)
     record("times", count)
-    assert sum(found.values()) == count and found["timed out"] == 0
+    record("found", dict(found))
+    print(kind, dict(found))
+    assert sum(found.values()) == count and found["timed out"] == 0, found
     assert not [said for said in found if said.startswith("escaped")], found
     assert found["refused"] > count / 100, "nothing that is changed is noticed: is it read at all?"
 
