@@ -61,7 +61,7 @@ LIFE: list[tuple[list[str], int]] = [  # (command, exit code)
     (["temper", "verify"], 0),
     (["temper", "doctor"], 0),
     (["temper", "lineage", "champion", "--html", "lineage.html"], 0),
-    (["temper", "lr-find", "base", "--steps", "30"], 0),
+    (["temper", "lr-find", "base", "--steps", "50"], 0),
     (["temper", "rollback", "--reason", "slow on Mondays"], 0),
     (["temper", "reproduce", "champion"], 0),
     (["temper", "preset", "list"], 0),
@@ -108,6 +108,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
         target.write_text(sound.replace(graph, FAULT), "utf-8")
         made.workspace.write_params({**SMALL, **base, "targets": {"fp32": fp32, "fp16": fp16}})
         made.workspace.commit()
+        made.workspace("git", "remote", "add", "origin", f"https://somebody:{HEART}07@git.example/x.git")
         for number, (words, code) in enumerate(LIFE):
             if words == ["SMALLER"]:
                 path = made.workspace.folder / "params.yaml"
@@ -145,7 +146,7 @@ def places(lived: Lived) -> Iterator[tuple[str, bytes]]:
     """Every file that was written, every object of git as plain bytes, every word that was printed."""
     for folder in (lived.root, lived.root / "checkout/.git"):
         for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and path != lived.workspace.folder / ".git/config":
                 yield str(path), path.read_bytes()
     for git in lived.root.rglob("HEAD"):
         objects = ["git", "--git-dir", str(git.parent), "cat-file", "--batch-all-objects", "--batch", "--unordered"]
