@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,8 +43,8 @@ temper down
 temper ui --port 5055 &
 asked='import urllib.request as r; r.urlopen("http://127.0.0.1:5055")'
 for i in $(seq 90); do {sys.executable} -c "$asked" && break; sleep 1; done
-kill -INT $!
-wait $!
+kill $!  # a shell's background processes take no INT
+wait $! || true
 """
 LIFE: list[tuple[list[str], int]] = [  # (command, exit code)
     (["temper", "status"], 0),
@@ -61,7 +61,7 @@ LIFE: list[tuple[list[str], int]] = [  # (command, exit code)
     (["temper", "verify"], 0),
     (["temper", "doctor"], 0),
     (["temper", "lineage", "champion", "--html", "lineage.html"], 0),
-    (["temper", "lr-find", "base", "--steps", "30"], 0),
+    (["temper", "lr-find", "base", "--steps", "50"], 0),
     (["temper", "rollback", "--reason", "slow on Mondays"], 0),
     (["temper", "reproduce", "champion"], 0),
     (["temper", "preset", "list"], 0),
@@ -108,6 +108,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
         target.write_text(sound.replace(graph, FAULT), "utf-8")
         made.workspace.write_params({**SMALL, **base, "targets": {"fp32": fp32, "fp16": fp16}})
         made.workspace.commit()
+        made.workspace("git", "remote", "add", "origin", f"https://somebody:{HEART}07@git.example/x.git")
         for number, (words, code) in enumerate(LIFE):
             if words == ["SMALLER"]:
                 path = made.workspace.folder / "params.yaml"
@@ -145,7 +146,7 @@ def places(lived: Lived) -> Iterator[tuple[str, bytes]]:
     """Every file that was written, every object of git as plain bytes, every word that was printed."""
     for folder in (lived.root, lived.root / "checkout/.git"):
         for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and path != lived.workspace.folder / ".git/config":
                 yield str(path), path.read_bytes()
     for git in lived.root.rglob("HEAD"):
         objects = ["git", "--git-dir", str(git.parent), "cat-file", "--batch-all-objects", "--batch", "--unordered"]
@@ -169,10 +170,11 @@ def test_no_secret_is_in_anything_that_was_written_or_said(lived: Lived) -> None
 
 
 @pytest.mark.hardening("K62", "every file and folder of a workspace's life, made under umask 002")
-def test_nothing_that_was_written_is_writable_by_everybody(lived: Lived) -> None:
+def test_nothing_that_was_written_is_writable_by_everybody(lived: Lived, sound: Callable[[Path], None]) -> None:
     loose = [
         str(path) for path in lived.root.rglob("*") if not path.is_symlink() and path.lstat().st_mode & stat.S_IWOTH
     ]
     assert not loose, loose[:20]
     for private in (".temper/prefect", ".temper/up.json"):
         assert not (lived.workspace.folder / private).stat().st_mode & 0o077, private
+    sound(lived.workspace.folder)
