@@ -150,6 +150,7 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch, promote: bool) -> No
         for name in outcome.stale:  # a flow run of nothing would cost more than finding out that there is nothing
             _alone(runner, name, None if name in plan.changes else dvc.command(name))
         outcome.failed = dict(runner.failed)
+        dvc.canonical_lock(outcome.order)  # a run that was killed may have left it as its stages ended
         return
     if not server.standing():
         watch.note("starting Prefect" + ("" if server.HOME.joinpath("prefect.db").exists() else " (first time here)"))

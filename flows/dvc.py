@@ -149,10 +149,9 @@ def canonical_lock(order: list[str]) -> None:
     def sort(stages: Any) -> list[str]:
         return [name for name in order if name in stages] + [name for name in stages if name not in order]
 
+    if sort(stages := load_yaml("dvc.lock")["stages"]) == list(stages):
+        return
     with Repo(_wait_for_lock=True) as repo, repo.lock:
-        stages = load_yaml("dvc.lock")["stages"]
-        if sort(stages) == list(stages):
-            return
         with modify_yaml("dvc.lock", fs=repo.fs) as content:
             items = {name: content["stages"][name] for name in sort(content["stages"])}
             content["stages"].clear()
