@@ -150,6 +150,7 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch, promote: bool) -> No
     outcome.order = list(plan.parents)
     work = {name: parents for name, parents in plan.stale(apart=FIRST).items() if name != LAST}
     debris.clear(Path.cwd(), set(work))
+    dvc.free_paths()
     # promote is quick, and knows better than dvc.lock whether the registry is where the decision wants it
     last = {LAST: [p for p in plan.parents[LAST] if p in work]} if promote and LAST in plan.parents else {}
     outcome.stale = work | last
@@ -158,6 +159,7 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch, promote: bool) -> No
         for name in outcome.stale:  # a flow run of nothing would cost more than finding out that there is nothing
             _alone(runner, name, None if name in plan.changes else dvc.command(name))
         outcome.failed = dict(runner.failed)
+        dvc.canonical_lock(outcome.order)  # a run that was killed may have left it as its stages ended
         return
     if not server.standing():
         watch.note("starting Prefect" + ("" if server.HOME.joinpath("prefect.db").exists() else " (first time here)"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components import record
 from components.errors import TemperError
 from components.files import write_atomic
 
@@ -184,14 +186,42 @@ def canonical_lock(order: list[str]) -> None:
     def sort(stages: Any) -> list[str]:
         return [name for name in order if name in stages] + [name for name in stages if name not in order]
 
+    if sort(stages := load_yaml("dvc.lock")["stages"]) == list(stages):
+        return
     with Repo(_wait_for_lock=True) as repo, repo.lock:
-        stages = load_yaml("dvc.lock")["stages"]
-        if sort(stages) == list(stages):
-            return
         with modify_yaml("dvc.lock", fs=repo.fs) as content:
             items = {name: content["stages"][name] for name in sort(content["stages"])}
             content["stages"].clear()
             content["stages"].update(items)
+
+
+def free_paths() -> None:
+    """Take the paths from processes that are gone, in DVC's list of who holds which (.dvc/tmp/rwlock).
+
+    DVC itself does so only for a path that somebody wants to write to, by the pid alone, which another may have by
+    then; and a list that was cut off by a kill stops every command of it.
+    """
+    from dvc.lock import make_lock
+
+    path = Path(".dvc/tmp/rwlock")
+    if not path.exists():
+        return
+    with make_lock(str(path.with_name("rwlock.lock")), tmp_dir=str(path.parent), hardlink_lock=False):
+        try:
+            known = json.loads(path.read_text("utf-8"))
+            write = {at: held for at, held in known.get("write", {}).items() if _lives(held)}
+            read = {at: [held for held in all_ if _lives(held)] for at, all_ in known.get("read", {}).items()}
+        except (ValueError, AttributeError, TypeError, KeyError):
+            path.unlink()
+            return
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        kept = {"write": write, "read": {at: held for at, held in read.items() if held}}
+        aside.write_text(json.dumps(kept), "utf-8")
+        aside.replace(path)
+
+
+def _lives(held: dict[str, Any]) -> bool:
+    return not held or record.process_start(held["pid"]) is not None
 
 
 @contextlib.contextmanager

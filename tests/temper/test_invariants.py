@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from components import journal, record, registry, scratch, tracking
-from flows import debris
+from flows import debris, dvc
 from temper.__main__ import app
 from temper.invariants import check
 from tests.components.packages import UNSIGNED, folder_of
@@ -199,3 +199,17 @@ def test_a_lock_that_outlives_who_took_it_is_seen(folder: Path) -> None:
         assert "driver.lock: is held" in wrong()["left-overs"]
     (folder / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"work/out": {"pid": DEAD, "cmd": "dvc"}}}))
     assert f"rwlock: process {DEAD}" in wrong()["left-overs"]
+    dvc.free_paths()
+    assert wrong() == {}
+
+
+def test_only_what_the_dead_hold_is_freed_and_a_list_that_was_cut_off_goes(folder: Path) -> None:
+    path = folder / ".dvc/tmp/rwlock"
+    path.parent.mkdir(parents=True)
+    dead, alive = {"pid": DEAD, "cmd": "dvc"}, {"pid": os.getpid(), "cmd": "dvc"}
+    path.write_text(json.dumps({"write": {"a": dead, "b": alive}, "read": {"c": [dead, alive], "d": [dead]}}))
+    dvc.free_paths()
+    assert json.loads(path.read_text()) == {"write": {"b": alive}, "read": {"c": [alive]}}
+    path.write_text('{"write": {"a"')
+    dvc.free_paths()
+    assert not path.exists()
