@@ -221,6 +221,9 @@ def test_a_remote_of_1_kb_a_second_ends_in_time_and_a_retry_finishes(
 ) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
+    with (workspace / "make.sh").open("a") as more:
+        more.write("head -c 60000 /dev/zero > out/4\n")
+    dvc(workspace, "repro")
     port = int(str(s3.endpoint).rpartition(":")[2])
     with slow("127.0.0.1", port) as throttle:
         throttle.bytes_s = 1000.0
@@ -230,7 +233,7 @@ def test_a_remote_of_1_kb_a_second_ends_in_time_and_a_retry_finishes(
         throttle.bytes_s = 0.0
         remote.before_promotion(push | {"timeout_s": 300.0})
     oid = objects.locked((workspace / "dvc.lock").read_text())["ingest"]["out"]
-    assert objects.place(s3.folder / "slow/files/md5", oid, tmp_path / "out") == 3
+    assert objects.place(s3.folder / "slow/files/md5", oid, tmp_path / "out") == 4
 
 
 def test_no_remote_at_all(workspace: Path) -> None:
