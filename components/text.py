@@ -82,7 +82,9 @@ def load(path: Path) -> Tokenizer:
         return Tokenizer.from_str(path.read_text("utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; bring the tokenizer's file back") from None
-    except Exception as error:  # noqa: BLE001 - the library raises Exception itself
+    except BaseException as error:  # the library raises Exception itself, and its Rust code panics, which is none
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise DataError(f"{path}: is no tokenizer: {' '.join(str(error).split())[:200]}; save it again") from None
 
 
@@ -174,7 +176,14 @@ def encode(
         some: list[Any] = list(texts[start : start + BATCH])
         if pairs is not None:
             some = list(zip(some, pairs[start : start + BATCH], strict=True))
-        for row, encoding in enumerate(tokenizer.encode_batch(some), start):
+        try:
+            encoded = tokenizer.encode_batch(some)
+        except BaseException as error:
+            if isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+                raise
+            reason = " ".join(str(error).split())[:200]  # Rust's panic
+            raise DataError(f"the tokenizer fails on a text: {reason}; its file is damaged, save it again") from None
+        for row, encoding in enumerate(encoded, start):
             for name, attribute in names.items():
                 ids = getattr(encoding, attribute)
                 found[name][row, : len(ids)] = ids
