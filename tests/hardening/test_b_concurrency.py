@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows import objects
+from components import objects
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components import registry
-from flows import objects, snapshot
+from components import objects, registry
+from flows import snapshot
 from flows.dvc import AtWork, driver_lock
 from temper import gc as command
 
