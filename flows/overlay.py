@@ -22,13 +22,13 @@ RULE = (
 
 
 def names(root: Path) -> list[str]:
-    return sorted(path.stem for path in (root / FOLDER).glob("*.yaml") if re.match(NAME, path.stem))
+    return sorted(path.stem for path in (root / FOLDER).glob("*.yaml") if re.fullmatch(NAME, path.stem))
 
 
 def find(root: Path, name: str) -> Path:
     """The preset's file. Raises ParamsError that names those there are."""
     path = root / FOLDER / f"{name}.yaml"
-    if not re.match(NAME, name) or not path.is_file():
+    if not re.fullmatch(NAME, name) or not path.is_file():
         known = ", ".join(names(root)) or f"none yet; write {FOLDER}/<name>.yaml"
         raise ParamsError([f"{FOLDER}/{name}.yaml: there is no such preset; there are: {known}"])
     return path

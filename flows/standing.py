@@ -45,7 +45,7 @@ def checkouts(root: Path) -> tuple[Path, Path]:
 
 
 def path(main: Path, preset: str) -> Path:
-    if not re.match(NAME, preset):
+    if not re.fullmatch(NAME, preset):
         raise ParamsError([f"{preset!r}: a preset's name has small letters, digits and _ only"])
     return main / snapshot.STANDING / preset
 

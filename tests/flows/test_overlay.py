@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from components import params
 from components.errors import ParamsError
-from flows import overlay
+from flows import overlay, standing
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)
@@ -91,6 +91,12 @@ def test_no_such_preset(name: str, root: Path) -> None:
     write(root, "there", name="there")
     with pytest.raises(ParamsError, match=r"no such preset; there are: there"):
         overlay.find(root, name)
+
+
+@pytest.mark.parametrize("name", ["news\n", "../news", "a b", ""])
+def test_no_worktree_is_called_so(name: str, root: Path) -> None:
+    with pytest.raises(ParamsError, match="small letters, digits and _ only"):
+        standing.path(root, name)
 
 
 def test_the_first_source_whose_data_are_there(root: Path) -> None:
