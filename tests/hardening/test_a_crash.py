@@ -186,13 +186,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(
 def test_a_record_of_a_driver_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from components import backlog
 
+    run = tmp_path / ".temper/runs/run-1"
+    (tmp_path / "params.yaml").touch()
+
     def die(*_: Any) -> None:
         raise SystemExit
 
     monkeypatch.setattr(Path, "replace", die)
     with pytest.raises(SystemExit):
-        backlog._write(tmp_path / backlog.DRIVER, {"pid": 1})
-    assert not (tmp_path / backlog.DRIVER).exists()
+        backlog.begin(run)
+    assert not (run / backlog.DRIVER).exists()
     monkeypatch.undo()
-    backlog._write(tmp_path / backlog.DRIVER, {"pid": 1})
-    assert json.loads((tmp_path / backlog.DRIVER).read_text("utf-8")) == {"pid": 1}
+    backlog.begin(run)
+    assert json.loads((run / backlog.DRIVER).read_text("utf-8"))["pid"] == os.getpid()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from components import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,7 +94,10 @@ def test_nothing_there_yet(words: list[str], said: str, folder: Path) -> None:
 
 def test_ui_says_when_the_port_is_taken(folder: Path) -> None:
     (folder / "mlruns").mkdir()
-    (folder / "mlruns/mlflow.db").touch()
+    with contextlib.closing(sqlite3.connect(folder / "mlruns/mlflow.db")) as store:
+        store.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        store.execute("INSERT INTO alembic_version VALUES (?)", (registry.SCHEMA,))
+        store.commit()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
