@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -183,11 +184,13 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_a_warning(
 
 
 @pytest.mark.hardening("A4", "kill -9 while the driver names itself in its records")
-def test_a_record_of_a_driver_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_of_a_driver_is_whole_or_not_there(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from components import backlog
 
     run = tmp_path / ".temper/runs/run-1"
-    (tmp_path / "params.yaml").touch()
+    shutil.copy(root / "params.yaml", tmp_path)
 
     def die(*_: Any) -> None:
         raise SystemExit
