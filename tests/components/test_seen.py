@@ -44,6 +44,8 @@ def test_repeats_are_what_they_are_called(lines: list[tuple], declared: bool) ->
         assert found["earlier_copies"][i] == sum(j < i and lines[j][1] == label for j in stands)
         assert found["other_labels"][i] == (len({lines[j][1] for j in stands}) - 1 if stands else 0)
         assert (found["held_out_copies"][i] > 0) == bool(higher) if declared else "held_out_copies" not in found
+        if label is None:  # set aside for that: whether its key clashes too is not told in every case
+            continue
         assert (found["key_clashes"][i] > 0) == (
             len({(x[0], x[1]) for x in lines if x[3] == lines[i][3]} | {lines[i][:2]}) > 1
         )
