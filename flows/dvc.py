@@ -214,10 +214,8 @@ def free_paths() -> None:
         except (ValueError, AttributeError, TypeError, KeyError):
             path.unlink()
             return
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
         kept = {"write": write, "read": {at: held for at, held in read.items() if held}}
-        aside.write_text(json.dumps(kept), "utf-8")
-        aside.replace(path)
+        write_atomic(path, json.dumps(kept))
 
 
 def _lives(held: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ knows, writes to a log file and dies with the driver.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import signal
@@ -17,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from components.errors import TemperError
@@ -89,29 +90,42 @@ def running(log_path: Path, patience_s: float = 120) -> Iterator[None]:
     mine = {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": password}
     server_env = {**os.environ, "PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_UI_ENABLED": "false"}
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            tied(command(port)),
-            env=server_env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    os.environ.update(mine)
-    try:
-        import prefect  # noqa: F401  # takes a second: while the server starts
+    with contextlib.ExitStack() as stack:
+        with _starting(Path(os.environ["PREFECT_HOME"])):
+            with log_path.open("a", encoding="utf-8") as log:
+                process = subprocess.Popen(
+                    tied(command(port)),
+                    env=server_env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            stack.callback(_stop, process, mine)
+            os.environ.update(mine)
+            import prefect  # noqa: F401  # takes a second: while the server starts
 
-        _wait(process, address, log_path, patience_s)
+            _wait(process, address, log_path, patience_s)
         yield
-    finally:
-        for name in mine:
-            os.environ.pop(name, None)
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        process.kill()
-        process.wait()
+
+
+@contextlib.contextmanager
+def _starting(home: Path) -> Iterator[None]:
+    """One server of a home at a time: two that make or upgrade its database at once break each other."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "temper-start.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _stop(process: subprocess.Popen[bytes], mine: Iterable[str]) -> None:
+    for name in mine:
+        os.environ.pop(name, None)
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    process.kill()
+    process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log_path: Path, patience_s: float) -> None:
