@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from components.errors import NotMeasured, Refused, disk_fault
+from components.disk import disk_fault
+from components.errors import NotMeasured, Refused
 from components.redaction import without_secrets
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from components import intact, record, redaction, scratch
-from components.errors import ParamsError, TemperError, disk_faults
+from components.disk import disk_faults
+from components.errors import ParamsError, TemperError
 from components.files import append_line, write_atomic
 from components.hashing import fingerprint, sha256_file
 from components.host import QUIET, WAITING, machine_lock

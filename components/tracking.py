@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from components import backlog, host, record, registry
-from components.errors import TemperError, disk_fault
+from components.disk import disk_fault
+from components.errors import TemperError
 from components.runs import Drain, Point
 
 if TYPE_CHECKING:

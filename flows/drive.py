@@ -14,7 +14,8 @@ from types import FrameType
 from typing import Any, Protocol
 
 from components import record
-from components.errors import TemperError, disk_faults
+from components.disk import disk_faults
+from components.errors import TemperError
 from components.files import write_atomic
 from flows import debris, dvc, leftovers, server, snapshot
 from flows.outcome import Outcome, failed_cells

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from components.errors import TemperError, disk_fault
+from components.disk import disk_fault
+from components.errors import TemperError
 from components.redaction import without_secrets
 from flows import mend
 from flows.dvc import BUSY, Busy

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from components.errors import ParamsError, TemperError, disk_faults
+from components.disk import disk_faults
+from components.errors import ParamsError, TemperError
 from components.redaction import guard, without_secrets
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ EXEMPT = {
         for name in ("params", "stage", "tracking", "versions", "backlog", "runs", "record", "errors", "hashing")
     ),
     "components.redaction",
+    "components.disk",
     "components",
 }
 # Libraries that may be imported in these files only.

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from components import record, registry, tracking
-from components.errors import DiskFault
+from components.disk import DiskFault
 from components.record import Recorder
 from tests.components.conftest import empty_store, workspace  # noqa: F401 - fixtures
 from tests.hardening.disk import disk, full
