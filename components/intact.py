@@ -52,7 +52,7 @@ def is_what(path: Path, oid: str) -> bool:
 def set_aside(path: Path, oid: str) -> str:
     """What is wrong with an output that is not `oid`, in words; corrupt objects are moved away, and it with them."""
     store = objects.cache(Path.cwd())
-    corrupt = list(_corrupt(store, oid))
+    corrupt = list(objects.corrupt(store, oid, set()))
     if not corrupt:
         return f"{path}: was changed after it was made; `dvc repro` makes it again, `dvc commit` takes it as it is"
     aside = store.parents[1] / "corrupt"
@@ -64,19 +64,6 @@ def set_aside(path: Path, oid: str) -> str:
         f"{path}: DVC's cache was corrupt and had brought wrong bytes; they are in {aside} now, "
         f"and the next run fetches or makes it again"
     )
-
-
-def _corrupt(store: Path, oid: str) -> Iterator[str]:
-    """Names of the objects that `oid` is made of and that are not what their names say."""
-    try:
-        files = objects.listing(store, oid)
-    except objects.Unusable:
-        if objects.at(store, oid).exists():
-            yield oid
-        return
-    for name in dict.fromkeys(files.values()):
-        if (found := objects.at(store, name)).exists() and objects.md5(found) != name:
-            yield name
 
 
 def _lock() -> dict[str, dict[str, str]]:

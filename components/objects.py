@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache as cached
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,25 @@ def listing(store: Path, oid: str) -> dict[str, str]:
     if _md5(content).hexdigest() != oid.removesuffix(".dir"):
         raise Unusable(f"{path}: is corrupt, its MD5 is {_md5(content).hexdigest()}")
     return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
+
+
+def corrupt(store: Path, oid: str, seen: set[str]) -> Iterator[str]:
+    """Names of the objects that `oid` is made of, and that are there but not what their names say.
+
+    Those in `seen` were looked at before; it grows.
+    """
+    if oid in seen:
+        return
+    try:
+        names = set(listing(store, oid).values())
+    except Unusable:
+        names = set()
+        if at(store, oid).exists():
+            yield oid
+    for name in sorted(names - seen):
+        if (path := at(store, name)).exists() and md5(path) != name:
+            yield name
+    seen |= names | {oid}
 
 
 def read(store: Path, oid: str, name: str) -> bytes:

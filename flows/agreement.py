@@ -40,18 +40,10 @@ def _output(path: Path, stage: str, wanted: str) -> Iterator[tuple[str, str]]:
 
 
 def _objects(store: Path, oid: str, seen: set[str]) -> Iterator[tuple[str, str]]:
-    """What is corrupt of an output's objects, its listing first."""
-    if oid in seen or not objects.at(store, oid).exists():
-        return
-    seen.add(oid)
-    remedy = "remove this file: `temper run` makes what it holds again, or `dvc fetch` brings it"
+    """What is corrupt of an output's objects."""
     try:
-        files = objects.listing(store, oid)
-        wanted = set(files.values()) - (seen if oid.endswith(".dir") else set())
-        for name in sorted(wanted):
-            path = objects.at(store, name)
-            seen.add(name)
-            if path.exists() and (got := objects.md5(path)) != name:
-                yield f"{path}: is corrupt, its MD5 is {got}", remedy
-    except (TemperError, OSError, ValueError, KeyError) as error:
-        yield str(error), remedy
+        for name in objects.corrupt(store, oid, seen):
+            remedy = "remove this file: `temper run` makes what it holds again, or `dvc fetch` brings it"
+            yield f"{objects.at(store, name)}: is corrupt, its MD5 is not its name", remedy
+    except OSError as error:
+        yield f"{store}: cannot be read: {error.strerror}", "make it readable"
