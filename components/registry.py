@@ -6,29 +6,20 @@ Writing is `components.versions`'.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import sqlite3
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from components import rest
 from components.errors import TemperError
 from components.redaction import has_credentials
 
 JOURNALLED = "temper.journalled"  # tag of the registered model: number and sha256 of the journal's line it is at
 SCHEMA = "dc11669786a5"  # of the database, by MLflow's migrations; of the version in pyproject.toml
-SERVER_TIMEOUT_S = 5.0
-PAUSES_S = (0.5, 1.5)  # before a question to a server is asked again
-AGAIN = {408, 429, 500, 502, 503, 504}  # what a server answers that may go well later
-
-
-class Unanswered(TemperError):
-    """A tracking server that is down, busy or answers what makes no sense: the same call may go well later."""
 
 
 def root() -> Path:
@@ -112,7 +103,7 @@ def registered(name: str) -> Registered:
     """The registered model `name`; empty if there is none yet."""
     if (file := database()) is None:
         try:
-            found = _get("registered-models/get", "registered_model", name=name)
+            found = rest.get(address(), "registered-models/get", "registered_model", name=name)
         except LookupError:
             return Registered({}, {})
         return Registered({a["alias"]: int(a["version"]) for a in found.get("aliases", [])}, _tags(found))
@@ -123,9 +114,10 @@ def registered(name: str) -> Registered:
 
 def version(name: str, number: int) -> Version | None:
     if (file := database()) is None:
+        where, asked = address(), {"name": name, "version": str(number)}
         try:
-            found = _get("model-versions/get", "model_version", name=name, version=str(number))
-            source = _get("model-versions/get-download-uri", "artifact_uri", name=name, version=str(number))
+            found = rest.get(where, "model-versions/get", "model_version", **asked)
+            source = rest.get(where, "model-versions/get-download-uri", "artifact_uri", **asked)
         except LookupError:
             return None
         return Version(number, source, _tags(found))
@@ -143,15 +135,10 @@ def version(name: str, number: int) -> Version | None:
 def versions(name: str) -> list[Version]:
     """All versions that were not deleted, oldest first."""
     if (file := database()) is None:
-        found, token = [], ""
-        while True:
-            page = {"page_token": token} if token else {}
-            quoted = name.replace("'", "")
-            answer = _get("model-versions/search", "", filter=f"name = '{quoted}'", max_results=1000, **page)
-            entries = answer.get("model_versions", [])
-            found += [Version(int(entry["version"]), entry.get("source", ""), _tags(entry)) for entry in entries]
-            if not (token := answer.get("next_page_token", "")):
-                return sorted(found, key=lambda entry: entry.version)
+        quoted = name.replace("'", "")
+        entries = rest.pages(address(), "model-versions/search", "model_versions", filter=f"name = '{quoted}'")
+        found = [Version(int(entry["version"]), entry.get("source", ""), _tags(entry)) for entry in entries]
+        return sorted(found, key=lambda entry: entry.version)
     sql = "SELECT version FROM model_versions WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version"
     listed = (version(name, int(row[0])) for row in _query(file, sql, name))
     return [entry for entry in listed if entry is not None]
@@ -161,12 +148,7 @@ def names() -> list[str]:
     """Every registered model of the store; the journal, which a server keeps as one, is among them."""
     if (file := database()) is not None:
         return sorted(row[0] for row in _query(file, "SELECT name FROM registered_models"))
-    found, token = [], ""
-    while True:
-        answer = _get("registered-models/search", max_results=1000, **({"page_token": token} if token else {}))
-        found += [entry["name"] for entry in answer.get("registered_models", [])]
-        if not (token := answer.get("next_page_token", "")):
-            return sorted(found)
+    return sorted(entry["name"] for entry in rest.pages(address(), "registered-models/search", "registered_models"))
 
 
 def champion(name: str) -> Version | None:
@@ -192,7 +174,7 @@ def with_digest(name: str, digest: str) -> Version | None:
     if (file := database()) is None:
         escaped = digest.replace("'", "")
         wanted = f"name = '{name}' AND tag.`digest` = '{escaped}'"
-        answer = _get("model-versions/search", "", filter=wanted, max_results=50)
+        answer = rest.get(address(), "model-versions/search", "", filter=wanted, max_results=50)
         numbers = [int(entry["version"]) for entry in answer.get("model_versions", [])]
     else:
         numbers = [
@@ -228,13 +210,6 @@ def running() -> list[tuple[str, str, dict[str, str]]]:
     rows = _query(file, "SELECT run_uuid, name FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'")
     tags = "SELECT key, value FROM tags WHERE run_uuid = ?"
     return [(str(run), str(name), dict(_query(file, tags, run))) for run, name in rows]
-
-
-def models() -> list[str]:
-    """Names of the registered models of the embedded store, sorted; none on a server."""
-    if (file := database()) is None:
-        return []
-    return [str(row[0]) for row in _query(file, "SELECT name FROM registered_models ORDER BY name")]
 
 
 def files(source: str) -> Path | None:
@@ -294,72 +269,3 @@ def older(file: Path, found: str) -> TemperError:
         f"{file}: has {found}, not that of the installed MLflow, and is not touched; stop what uses it, keep a copy, "
         f"then upgrade it: cp {file} {file}.before && mlflow db upgrade sqlite:///{file}"
     )
-
-
-def _get(call: str, part: str, **query: object) -> Any:
-    """One GET of the server's REST interface: `part` of its answer, all of it if empty; asked a few times.
-
-    Raises LookupError if there is no such thing, Unanswered, or TemperError for what asking again does not mend.
-    """
-    for pause in PAUSES_S:
-        try:
-            return _ask(call, part, query)
-        except Unanswered:
-            time.sleep(pause)
-    return _ask(call, part, query)
-
-
-def _ask(call: str, part: str, query: Mapping[str, object]) -> Any:
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    where = address()
-    url = f"{where}/api/2.0/mlflow/{call}?{urlencode(query)}"  # `address` lets only http and https pass
-    request = urllib.request.Request(url, headers=_credentials())  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_S) as answer:  # noqa: S310
-            said = json.load(answer)
-        return said[part] if part else said
-    except urllib.error.HTTPError as error:
-        if error.code == 404 and _says_that_there_is_none(error):
-            raise LookupError(call) from None
-        kind = Unanswered if error.code in AGAIN else TemperError
-        raise kind(
-            f"tracking server {where}: {call} was answered with {error.code} {error.reason}; {_remedy()}"
-        ) from None
-    except (KeyError, TypeError, ValueError):
-        raise Unanswered(
-            f"tracking server {where}: {call} was answered with something else than MLflow's JSON; is it an MLflow "
-            f"server? {_remedy()}"
-        ) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise unreachable(where, error) from None
-
-
-def _says_that_there_is_none(error: Any) -> bool:
-    """MLflow's own 404, not that of a server which knows no such page: without a champion all would be promoted."""
-    try:
-        return bool(json.load(error)["error_code"] == "RESOURCE_DOES_NOT_EXIST")
-    except (OSError, KeyError, TypeError, ValueError):
-        return False
-
-
-def _remedy() -> str:
-    return f"look at its log, or unset MLFLOW_TRACKING_URI to track under {mlruns()}"
-
-
-def unreachable(where: str, error: object) -> Unanswered:
-    return Unanswered(
-        f"tracking server {where} does not answer ({error or type(error).__name__}); "
-        f"start it, or unset MLFLOW_TRACKING_URI to track under {mlruns()}"
-    )
-
-
-def _credentials() -> dict[str, str]:
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        return {"Authorization": f"Bearer {token}"}
-    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
-    if user:
-        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
-    return {}

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from components import backlog, host, record, registry
+from components import backlog, host, record, registry, rest
 from components.disk import disk_fault
 from components.errors import TemperError
 from components.runs import Drain, Point
@@ -54,7 +54,7 @@ def lock(name: str = "store") -> Iterator[None]:
 def plainly() -> Iterator[None]:
     """What MLflow, its server or its database raise, as an error that says where and what to do.
 
-    registry.Unanswered if the same call may go well later.
+    rest.Unanswered if the same call may go well later.
     """
     import requests
     import sqlalchemy.exc
@@ -71,7 +71,7 @@ def plainly() -> Iterator[None]:
             raise
         text = " ".join(str(error).partition("Response body:")[0].split())[:300]
         if file is None and getattr(error, "error_code", "INTERNAL_ERROR") in TRANSIENT:
-            raise registry.Unanswered(f"tracking server {registry.address()}: {text}; {SPOOLED}") from error
+            raise rest.Unanswered(f"tracking server {registry.address()}: {text}; {SPOOLED}") from error
         remedy = "see `temper doctor`"
         if "locked" in text:
             remedy = "is another program holding it? try again"
@@ -80,7 +80,7 @@ def plainly() -> Iterator[None]:
         raise TemperError(f"tracking store {registry.address()}: {text}; {remedy}") from error
     except (json.JSONDecodeError, ParseError) as error:
         words = f"tracking server {registry.address()}: its answer is not MLflow's; {SPOOLED}"
-        raise registry.Unanswered(words) from error
+        raise rest.Unanswered(words) from error
 
 
 SPOOLED = "what was recorded stays in .temper/runs and is tracked once it answers"
@@ -91,7 +91,7 @@ def patiently(work: Callable[[], T]) -> T:
     for pause in PAUSES_S:
         try:
             return work()
-        except registry.Unanswered as error:
+        except rest.Unanswered as error:
             log.info("tracking: %s; trying again", error)
             time.sleep(pause)
     return work()
@@ -105,7 +105,7 @@ def client() -> MlflowClient:
     # MLflow would send again what may have been carried out, and make a run or a version twice: we look first.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     if (file := registry.database()) is None:
-        _probe(where)
+        rest.probe(where)  # MLflow's own retries would take half a minute to say the same
     else:
         # Else MLflow makes a folder mlruns wherever it is called.
         os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = (registry.mlruns() / "artifacts").as_uri()
@@ -120,25 +120,6 @@ def client() -> MlflowClient:
         mlflow.set_tracking_uri(where)
         mlflow.set_registry_uri(where)
         return mlflow.MlflowClient(where, where)
-
-
-def _probe(where: str) -> None:
-    """One quick question first: MLflow's own retries would take half a minute to say the same."""
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(f"{where}/health", timeout=registry.SERVER_TIMEOUT_S) as answer:  # noqa: S310
-            said = answer.read(100)
-    except urllib.error.HTTPError as error:
-        if error.code in registry.AGAIN:
-            raise registry.unreachable(where, error) from None
-        return  # it answers; whether it lets us in shows at the first call
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise registry.unreachable(where, error) from None
-    if said.strip() != b"OK":
-        raise registry.unreachable(where, "its page /health does not say OK, so it is no MLflow server")
 
 
 def _create(file: Path) -> None:
@@ -220,7 +201,7 @@ class Experiment:
 def _sure(identity: object) -> str:
     """MLflow takes an answer without a body for one that leaves all fields empty."""
     if not identity:
-        raise registry.Unanswered(f"tracking server {registry.address()}: its answer is empty; {SPOOLED}")
+        raise rest.Unanswered(f"tracking server {registry.address()}: its answer is empty; {SPOOLED}")
     return str(identity)
 
 

@@ -100,6 +100,7 @@ def test_the_server_keeps_the_journal_and_settles_who_was_first(
     assert aliases() == {"champion": winner, "previous": 1} and troubles() == ""
     void = [entry for entry in registry.versions(journal.NAME) if journal._is_void(entry.version, entry.tags["line"])]
     assert len(registry.versions(journal.NAME)) == 2 + len(void)
+    assert registry.names() == ["digits", journal.NAME]
 
     # Killed after the line, before the aliases: the next call, on another machine, carries it out.
     def killed(*_: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from components import registry, tracking, versions
+from components import registry, rest, tracking, versions
 from components.errors import TemperError
 from components.record import Recorder
 from tests.components.conftest import empty_store, workspace  # noqa: F401 - fixtures
@@ -82,17 +82,15 @@ def holds(run: str, steps: int) -> None:
 def test_a_server_that_is_down_at_the_start_is_told_in_time(
     server: Front, fault: str, awake: Awake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries = 1 + len(registry.PAUSES_S)
-    assert tries * registry.SERVER_TIMEOUT_S + sum(registry.PAUSES_S) < BOUND_S
-    monkeypatch.setattr(registry, "SERVER_TIMEOUT_S", 1.0)  # a machine that is frozen for a while shall not matter
+    tries = 1 + len(rest.PAUSES_S)
+    assert tries * rest.TIMEOUT_S + sum(rest.PAUSES_S) < BOUND_S
+    monkeypatch.setattr(rest, "TIMEOUT_S", 1.0)  # a machine that is frozen for a while shall not matter
     server.fault = fault
     if not fault:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     for ask in (lambda: registry.champion("digits"), tracking.client):
         started = awake.seconds
-        with pytest.raises(
-            registry.Unanswered, match=r"tracking server http://127.0.0.1:\d+.*unset MLFLOW_TRACKING_URI"
-        ):
+        with pytest.raises(rest.Unanswered, match=r"tracking server http://127.0.0.1:\d+.*unset MLFLOW_TRACKING_URI"):
             ask()
         assert awake.seconds - started < BOUND_S
 
@@ -102,7 +100,7 @@ def test_a_stranger_who_says_404_is_not_taken_for_an_empty_registry(server: Fron
     assert registry.champion("nobody") is None
     server.behind = f"{server.behind}/elsewhere"
     with pytest.raises(TemperError, match="was answered with 404"):
-        registry._ask("elsewhere", "", {})
+        rest.ask(registry.address(), "elsewhere", "", {})
 
 
 @pytest.mark.hardening("D24", "each fault in turn, at every request of a run that is tracked")
@@ -114,7 +112,7 @@ def test_every_request_may_fail_once_and_nothing_is_lost_or_doubled(
     recorder = recorded(run, monkeypatch)
     recorder.end("FINISHED", {}, [])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(registry, "SERVER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(rest, "TIMEOUT_S", 1.0)
     tried, passed, went_well = 0, 0, False
     server.fault = fault
     while not went_well:
@@ -125,7 +123,7 @@ def test_every_request_may_fail_once_and_nothing_is_lost_or_doubled(
         try:
             tracking.drain()
             went_well = len(server.seen) <= tried
-        except registry.Unanswered as error:
+        except rest.Unanswered as error:
             assert server.address in str(error) and "<html>" not in str(error)
         assert awake.seconds - started < BOUND_S
         tried += 1
