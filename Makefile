@@ -23,17 +23,17 @@ drill: .venv/.installed ## harm it in every way of the list: what held, in docs/
 	$(BIN)/python benchmarks/drill.py
 
 lock: .venv/.installed ## resolve pyproject.toml anew; WHEELS=... adds the hashes of other builds of PyTorch
-	$(BIN)/python .ci/lock $(WHEELS)
+	$(BIN)/python .ci/lock.py $(WHEELS)
 
 offline: .venv/.installed ## the tests with the network cut off, every connection traced (needs strace); TESTS=... for some
 	@mkdir -p .temper
 	$(BIN)/python tests/hardening/traced.py .temper/offline.trace $(BIN)/pytest $(TESTS)
 
 audit: .venv/.installed ## known vulnerabilities of what is locked (needs the network), but for .ci/waivers.toml
-	$(BIN)/python .ci/audit
+	$(BIN)/python .ci/audit.py
 
 sbom: .venv/.installed ## the locked packages as CycloneDX JSON, on stdout
-	@$(BIN)/python .ci/sbom
+	@$(BIN)/python .ci/sbom.py
 
 clean: ## remove results and caches of this folder; DVC's cache, the tracked runs and .venv stay
 	rm -rf work .temper .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

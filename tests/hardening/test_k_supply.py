@@ -14,7 +14,6 @@ import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,11 +36,10 @@ def pins(root: Path, *names: str) -> list[Requirement]:
 
 
 def script(root: Path, name: str) -> ModuleType:
-    loader = SourceFileLoader(name, str(root / ".ci" / name))
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None
+    spec = importlib.util.spec_from_file_location(name, root / f".ci/{name}.py")
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -163,12 +161,11 @@ def test_the_bill_of_materials_lists_what_is_installed(root: Path) -> None:
 def calls(root: Path) -> Iterator[tuple[str, ast.Call, str]]:
     """(where, the call, the name that is called) of all of our code."""
     for folder in CODE:
-        for path in (root / folder).rglob("*"):
-            if path.suffix == ".py" or (folder == ".ci" and "python" in path.open("rb").readline().decode()):
-                for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                    if isinstance(node, ast.Call):
-                        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                        yield f"{path.relative_to(root)}:{node.lineno}", node, name
+        for path in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Call):
+                    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                    yield f"{path.relative_to(root)}:{node.lineno}", node, name
 
 
 @pytest.mark.hardening("K63", "all of our code searched for what unpacks archives")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Resolve pyproject.toml anew into constraints.txt, and write the hashes of every file that may be installed.
 
-    .ci/lock [WHEEL...]      a WHEEL is another build of what is locked, PyTorch's for processors only: its hash is added
+    .ci/lock.py [WHEEL...]   a WHEEL is another build of what is locked, as PyTorch's for processors: its hash is added
 
 constraints.txt: the versions. requirements.lock: the same with hashes, but for what only PyTorch's CUDA build needs, in
 requirements-cuda.lock, and what has no wheel, in requirements-source.lock. No index is named in any of them.

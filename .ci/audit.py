@@ -35,7 +35,9 @@ def asked() -> list[dict[str, Any]]:
     return found
 
 
-def judged(packages: list[dict[str, Any]], waivers: list[dict[str, Any]], today: datetime.date) -> tuple[int, list[str]]:
+def judged(
+    packages: list[dict[str, Any]], waivers: list[dict[str, Any]], today: datetime.date
+) -> tuple[int, list[str]]:
     """(exit code, lines to print)"""
     accepted = {(w["id"], w["package"]): w for w in waivers}
     unknown = sorted(p["name"] for p in packages if "skip_reason" in p)
