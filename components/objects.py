@@ -37,8 +37,13 @@ def locked(text: str) -> dict[str, dict[str, str]]:
 @cached
 def cache(workspace: Path) -> Path:
     """The folder of the objects of a workspace's DVC. Raises TemperError if DVC cannot say."""
+    return Path(dvc(workspace, "cache", "dir")) / "files/md5"
+
+
+def dvc(workspace: Path, *words: str) -> str:
+    """What `dvc` with these words prints there. Raises TemperError with what it says if it fails."""
     answer = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"],
+        [sys.executable, "-m", "dvc", *words],
         cwd=workspace,
         env={**os.environ, "DVC_NO_ANALYTICS": "1"},
         capture_output=True,
@@ -46,8 +51,8 @@ def cache(workspace: Path) -> Path:
         check=False,
     )
     if answer.returncode:
-        raise TemperError(f"{workspace}: DVC does not know its cache: {answer.stderr.strip()[-300:]}")
-    return Path(answer.stdout.strip()) / "files/md5"
+        raise TemperError(f"dvc {' '.join(words)} in {workspace}: {answer.stderr.strip()[-300:]}")
+    return answer.stdout.strip()
 
 
 def md5(path: Path) -> str:

@@ -7,8 +7,6 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,18 +124,7 @@ def _lock(main: Path, folder: Path, preset: str) -> str | None:
 
 def _share_cache(main: Path, folder: Path) -> None:
     """Let the worktree's DVC use the cache of the main checkout."""
-
-    words = ["cache", "dir", "--local", str(objects.cache(main).parents[1])]
-    answer = subprocess.run(
-        [sys.executable, "-m", "dvc", *words],
-        cwd=folder,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if answer.returncode:
-        raise TemperError(f"dvc {' '.join(words)} in {folder}: {answer.stderr.strip()}")
+    objects.dvc(folder, "cache", "dir", "--local", str(objects.cache(main).parents[1]))
 
 
 def remove(root: Path, preset: str) -> bool:

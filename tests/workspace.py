@@ -40,6 +40,15 @@ SMALL: dict[str, Any] = {
 }
 
 
+def with_one_stage(folder: Path, dag: str, script: str) -> Path:
+    """A folder of DVC's alone, without git: `dag` is its dvc.yaml, whose stage runs make.sh. It has not run yet."""
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    (folder / "dvc.yaml").write_text(dag)
+    (folder / "make.sh").write_text(script)
+    return folder
+
+
 class Workspace:
     """A user's checkout with small params."""
 

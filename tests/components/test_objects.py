@@ -13,19 +13,16 @@ import pytest
 
 from components import objects
 from components.objects import Unusable
+from tests.workspace import with_one_stage
 
 DAG = "stages:\n  make:\n    cmd: sh make.sh\n    outs: [folder, file]\n"
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("objects")
-    (folder / ".dvc").mkdir()
-    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-    (folder / "dvc.yaml").write_text(DAG)
     # Names that sort otherwise with their slashes than by their parts.
     lines = ["mkdir -p folder/a folder/a-b", "echo 1 > folder/a/x", "echo 2 > folder/a-b/x", "echo 3 > file"]
-    (folder / "make.sh").write_text("\n".join(lines))
+    folder = with_one_stage(tmp_path_factory.mktemp("objects"), DAG, "\n".join(lines))
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=folder, check=True)
     return folder
 

@@ -21,7 +21,7 @@ from flows import dvc
 from flows.runner import Runner
 from tests.components.conftest import empty_store, tracked, workspace  # noqa: F401 - fixtures
 from tests.hardening.disk import disk, read_only
-from tests.workspace import Workspace
+from tests.workspace import Workspace, with_one_stage
 
 DAG = "stages:\n  make:\n    cmd: sh make.sh\n    deps: [make.sh]\n    outs: [out]\n"
 MAKE = "echo ran >> ran.log\nmkdir -p out\necho 1 > out/1\necho 2 > out/2\n"
@@ -48,11 +48,7 @@ def test_a_read_only_workspace_is_told_in_one_line(tmp_path: Path, sound: Callab
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one stage that has run, and a remote that has its output."""
-    folder = tmp_path_factory.mktemp("made")
-    (folder / ".dvc").mkdir()
-    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-    (folder / "dvc.yaml").write_text(DAG)
-    (folder / "make.sh").write_text(MAKE)
+    folder = with_one_stage(tmp_path_factory.mktemp("made"), DAG, MAKE)
     (folder / "params.yaml").write_text("policy: {}\n")
     _dvc(folder, "repro")
     return folder

@@ -19,6 +19,7 @@ from components import objects, remote
 from components.remote import RemoteError, Target
 from tests.hardening.proxy import slow
 from tests.infra.storage import Storage, free_port
+from tests.workspace import with_one_stage
 
 DAG = "stages:\n  ingest:\n    cmd: sh make.sh\n    deps: [make.sh]\n    outs: [out]\n"
 
@@ -26,11 +27,8 @@ DAG = "stages:\n  ingest:\n    cmd: sh make.sh\n    deps: [make.sh]\n    outs: [
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one stage that has run: a folder of three files."""
-    folder = tmp_path_factory.mktemp("made")
-    (folder / ".dvc").mkdir()
-    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-    (folder / "dvc.yaml").write_text(DAG)
-    (folder / "make.sh").write_text("mkdir -p out && for i in 1 2 3; do echo $i > out/$i; done\n")
+    script = "mkdir -p out && for i in 1 2 3; do echo $i > out/$i; done\n"
+    folder = with_one_stage(tmp_path_factory.mktemp("made"), DAG, script)
     dvc(folder, "repro")
     return folder
 
