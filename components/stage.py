@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from components import intact, record, redaction, scratch
@@ -48,8 +49,11 @@ ALWAYS = {"observe", "promote"}  # not cached: tracked only if they have somethi
 CHECKED = Path(".temper/params.json")  # params that were found to be right, as plain data
 
 
+GRACE_S = 2.0  # to close the record and remove temporary files
+
+
 def end_with_driver() -> None:
-    """End this process when the dvc process that started it is gone (kill -9 leaves no orphan)."""
+    """End this process soon after the dvc process that started it is gone (kill -9 leaves no orphan)."""
     driver = record.dvc_process()
     if driver is None:
         return
@@ -57,9 +61,17 @@ def end_with_driver() -> None:
     def watch() -> None:
         while record.process_start(driver[0]) == driver[1]:
             time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def told_to_end(number: int, frame: FrameType | None) -> None:
+    """Leave by way of what cleans up, which a second signal shall not break off."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def follow_run() -> None:
@@ -258,7 +270,7 @@ def main(arguments: list[str]) -> int:
     redaction.guard()
     for noisy in ("torch", "onnxscript", "onnx_ir", "great_expectations", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, told_to_end)
     end_with_driver()
     words = [word for word in arguments if "=" not in word]
     if not words or len(words) > 2:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from components import record
+from components import record, scratch
 from components.disk import disk_faults
 from components.errors import TemperError
 from components.files import write_atomic
@@ -113,6 +113,8 @@ def drive(
             status = "FAILED" if outcome.exit_code else "FINISHED"
         finally:
             runner.cancel()
+            scratch.clear()  # what stages left that were ended
+            dvc.free_paths()
             outcome.untracked = tracker.close(status)
             keep(watch.note)
             _keep_durations(outcome)

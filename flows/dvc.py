@@ -201,12 +201,18 @@ def free_paths() -> None:
     DVC itself does so only for a path that somebody wants to write to, by the pid alone, which another may have by
     then; and a list that was cut off by a kill stops every command of it.
     """
-    from dvc.lock import make_lock
+    from dvc.lock import LockError, make_lock
 
     path = Path(".dvc/tmp/rwlock")
     if not path.exists():
         return
-    with make_lock(str(path.with_name("rwlock.lock")), tmp_dir=str(path.parent), hardlink_lock=False):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(
+                make_lock(str(path.with_name("rwlock.lock")), tmp_dir=str(path.parent), hardlink_lock=False)
+            )
+        except LockError:
+            return  # another command of DVC's is at it; the next run will see
         try:
             known = json.loads(path.read_text("utf-8"))
             write = {at: held for at, held in known.get("write", {}).items() if _lives(held)}

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from components import record
 from components.disk import disk_fault
 from components.errors import TemperError
 from components.redaction import without_secrets
@@ -207,11 +208,19 @@ class Runner:
 
     @staticmethod
     def _end(process: subprocess.Popen[str], patience_s: float = 5.0) -> None:
-        """TERM to the whole session, so that a stage can close its record; KILL for what is left."""
+        """TERM to the whole session, so that a stage can close its record and go; KILL for what is left."""
+        import psutil
+
+        below: list[int] = []
+        with contextlib.suppress(psutil.Error):  # DVC goes at once: it is the stage, below it, that is waited for
+            below = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
+            until = time.monotonic() + patience_s
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience_s)
+            while any(record.process_start(pid) for pid in below) and time.monotonic() < until:
+                time.sleep(0.02)
             os.killpg(process.pid, signal.SIGKILL)
 
     def cancel(self) -> None:
