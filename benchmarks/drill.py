@@ -1,5 +1,6 @@
 """The reliability drill: every test that holds a point of the list (mark `hardening`), slow ones too, as one table.
 
+A file of tests that go on from each other (IN_ORDER) runs whole.
 Writes results/drill.json and docs/reliability.md; with paths it runs only the tests there, and writes nothing.
 Exit code 1 if anything was lost. Bring an hour on two cores for all of it.
 """
@@ -68,6 +69,14 @@ class Collector:
         self.lines: dict[tuple[str, str], Line] = {}
         self.of: dict[str, list[Line]] = {}
 
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Keep what has the mark, and whole files of which one has it and whose tests go on from each other."""
+        marked = [item for item in items if item.get_closest_marker("hardening")]
+        in_order = {item.path for item in marked if getattr(getattr(item, "module", None), "IN_ORDER", False)}
+        kept = [item for item in items if item in marked or item.path in in_order]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
             test = item.nodeid.partition("[")[0]
@@ -98,7 +107,7 @@ def order(line: Line) -> tuple[str, int, str]:
 def drill(paths: Sequence[str]) -> tuple[list[Line], int]:
     """Run the tests; the lines in the list's order, and pytest's exit code."""
     collector = Collector()
-    options = ["-c", str(ROOT / "pyproject.toml"), "-m", "hardening", "-p", "no:cacheprovider", "--tb=short"]
+    options = ["-c", str(ROOT / "pyproject.toml"), "-m", "", "-p", "no:cacheprovider", "--tb=short"]
     code = pytest.main([*options, *paths], plugins=[collector])
     return sorted(collector.lines.values(), key=order), int(code)
 

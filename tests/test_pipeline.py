@@ -19,6 +19,7 @@ import pytest
 from components.hashing import sha256_tree
 from tests.workspace import ROOT, SMALL, Workspace
 
+IN_ORDER = True  # some go on in the workspace of the one before: benchmarks/drill.py runs all of them
 TIMED = ("benchmark", "compare", "decide", "promote")  # what is timed, and what follows from it
 
 

@@ -36,6 +36,7 @@ CustomWebhookNotificationBlock(
     name="test", url=sys.argv[1], json_data={"subject": "{{subject}}", "body": "{{body}}"}
 ).save("test", overwrite=True)
 """
+IN_ORDER = True  # benchmarks/drill.py runs all of them
 FAST = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1"}
 
 
