@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,10 @@ from components.redaction import guard, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of presets/NAME.yaml, in its own worktree; see temper preset.")
+]
 
 
 def enter(preset: str | None = None, fresh: bool = True) -> Path:
