@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import results
 
-from components import params, quarantine, validate
+from components import params, quarantine, rules
 from components.batches import open_parquet
+from components.expectations import evaluate
 from components.params import Expectation
 from components.seen import Seen
 
@@ -49,7 +50,7 @@ NOTES = (
 def rules_of(name: str) -> list[Expectation]:
     """The rules of a table, checked as those of params.yaml are."""
     found = [Expectation.model_validate(rule) for rule in params.read(RULES / f"{name}.yaml")["expectations"]]
-    validate.check(found)
+    rules.check(found)
     return found
 
 
@@ -64,13 +65,13 @@ def read(path: Path) -> pa.Table:
     return pa.table(columns, table.column_names)
 
 
-def held(table: pa.Table, rules: Sequence[Expectation], out: Path) -> list[quarantine.Finding]:
+def held(table: pa.Table, wanted: Sequence[Expectation], out: Path) -> list[quarantine.Finding]:
     """What came of each rule; rows set aside are written to quarantine.parquet in `out`, with rules and reasons."""
     import pyarrow.parquet as pq
 
     names = table.column_names
     pq.write_table(table, out / "raw.parquet", row_group_size=len(table))
-    findings, _ = validate.evaluate("rows", table.select, names, len(table), rules)
+    findings, _ = evaluate("rows", table.select, names, len(table), wanted)
     seen = Seen(out / "raw.parquet", len(table), names, {}, {})
     with open_parquet(out / "raw.parquet") as file:
         quarantine.write_rows(file, seen, findings, quarantine.set_aside(findings, len(table)), out, False)
@@ -90,15 +91,15 @@ def lines_of(name: str, data: Path, out: Path) -> list[dict[str, Any]]:
     """A line a column: rules, wrong, caught, right, accused, empty."""
     dirty, clean = TABLES[name]
     table = read(data / f"{dirty}.parquet")
-    rules = rules_of(name)
-    found = accused(held(table, rules, out), len(table))
+    wanted = rules_of(name)
+    found = accused(held(table, wanted, out), len(table))
     truth = read(data / f"{clean}.parquet") if clean else None
     lines = []
     for column in table.column_names:
         values = np.array(table.column(column).to_pylist(), object)
         hit = found.get(column, np.zeros(len(table), bool))
         line: dict[str, Any] = {"table": name, "column": column}
-        line["rules"] = sum(column in quarantine.columns_named(rule) for rule in rules)
+        line["rules"] = sum(column in quarantine.columns_named(rule) for rule in wanted)
         if truth is None:
             line |= {"wrong": "unknown", "caught": "", "right": "", "accused": int(hit.sum())}
         else:
@@ -106,7 +107,7 @@ def lines_of(name: str, data: Path, out: Path) -> list[dict[str, Any]]:
             line |= {"wrong": int(wrong.sum()), "caught": int((wrong & hit).sum())}
             line |= {"right": int((~wrong).sum()), "accused": int((~wrong & hit).sum())}
         lines.append({**line, "empty": int(table.column(column).null_count)})
-    whole: dict[str, Any] = {"table": name, "column": "all", "rules": len(rules)}
+    whole: dict[str, Any] = {"table": name, "column": "all", "rules": len(wanted)}
     for key in ("wrong", "caught", "right", "accused", "empty"):
         counts = [line[key] for line in lines]
         whole[key] = sum(counts) if all(isinstance(count, int) for count in counts) else counts[0]

@@ -37,7 +37,7 @@ EXEMPT = {
 # Libraries that may be imported in these files only.
 ONLY = {
     "mlflow": {"components.tracking", "components.versions", "components.loader", "components.smoke_client"},
-    "great_expectations": {"components.validate"},
+    "great_expectations": {"components.rules", "components.expectations"},
     "tensorrt": {"components.targets.tensorrt", "components.runtimes.tensorrt"},
     "prefect": {"flows"},
     "model_signing": {"components.signing"},
