@@ -36,7 +36,10 @@ Inputs = Mapping[str, np.ndarray]
 Call = Callable[[Inputs], Any]
 
 # What timings hang on: of another machine's they say nothing. dvc.yaml lists the same fields.
-HOST = ("machine", "isa", "cores", "gpu", "onnxruntime", "tensorrt")
+HOST = (
+    *("machine", "isa", "cores", "gpu", "providers"),
+    *("onnx", "onnxruntime", "tensorrt", "torch", "transformers"),
+)
 EAGER, CONTROL = "eager", "control"
 MOST_CALLS = 100  # in a turn: more make the file larger, not the median truer
 LEAST_CALLS = 3  # so that one interrupted call does not move a turn's median

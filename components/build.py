@@ -26,6 +26,7 @@ from components.session import ONNX_SESSION, OnnxSession
 from components.targets import TARGETS
 
 CACHE = Path(".temper/builds")
+HOST = ("machine", "isa", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")  # fields of host.json
 # What a cell is made with, besides its family, task, target and runtime: all that this file imports (a test says so).
 CODE = (
     "components/assemble.py",
@@ -149,7 +150,7 @@ def run(
 
     machine = json.loads(host.read_text("utf-8"))
     # INT8 sums saturate or not depending on the instruction set: parity may end otherwise on another machine.
-    told = {key: machine[key] for key in ("machine", "isa")}
+    told = {key: machine[key] for key in HOST}
     made_from = [model, data / "spec.json", data / "validation.parquet", parity.model_dump(), threads, told]
     code = [*CODE, f"components/families/{source.params.family}.py", f"components/tasks/{source.spec.task}.py"]
 

@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +38,14 @@ ISA = (
     *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx_vnni_int8", "amx_int8", "amx_bf16"),
     *("asimddp", "i8mm", "sve"),
 )
-TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+# What decides the bytes that stages make, and the packages that bring it; dvc.yaml says which stage hangs on which.
+LIBRARIES = {
+    **{name: (name,) for name in ("kornia", "onnx", "onnxscript", "peft", "tokenizers", "torch", "transformers")},
+    "great_expectations": ("great-expectations",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "torch_pruning": ("torch-pruning",),
+}
 
 
 TEMPORARY = Path(tempfile.gettempdir())  # the machine's; a stage has its own (`components.scratch`)
@@ -76,7 +83,7 @@ def machine_is_taken() -> bool:
 
 
 def describe() -> dict[str, Any]:
-    """Processor, instruction sets, cores, GPU, driver, runtimes; nothing that changes by itself (load, clock)."""
+    """Processor, instruction sets, cores, GPU, driver, libraries; nothing that changes by itself (load, clock)."""
     gpu, driver = _gpu()
     return {
         "machine": _processor(),
@@ -84,8 +91,8 @@ def describe() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": gpu,
         "driver": driver,
-        "onnxruntime": _onnxruntime(),
-        "tensorrt": _tensorrt(),
+        "providers": _providers(),
+        **{name: _version(packages) for name, packages in LIBRARIES.items()},
     }
 
 
@@ -122,14 +129,15 @@ def _gpu() -> tuple[str | None, str | None]:
     return f"{parts[0]} (compute {parts[1]})", parts[2]
 
 
-def _tensorrt() -> str | None:
-    for package in TENSORRT:
+def _version(packages: Iterable[str]) -> str | None:
+    """Without what tells builds of one version apart (2.13.0+cpu): results may be shared between them."""
+    for package in packages:
         with contextlib.suppress(PackageNotFoundError):
-            return version(package)
+            return version(package).partition("+")[0]
     return None
 
 
-def _onnxruntime() -> list[str]:
+def _providers() -> list[str]:
     """What ONNX Runtime's installed package can run on, by the libraries in it: importing it would take a while."""
     found = find_spec("onnxruntime")
     folders = (found.submodule_search_locations if found else None) or []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Matrix = Mapping[str, Any]
-HOST = ("machine", "isa", "cores", "gpu", "driver", "onnxruntime", "tensorrt")
+HOST = ("machine", "isa", "cores", "gpu", "driver", "providers", "tensorrt")
 
 
 def other_host(then: Matrix, now: Matrix) -> list[str]:

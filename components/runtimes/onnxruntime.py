@@ -12,7 +12,7 @@ FILE = "model.onnx"
 SESSION = ONNX_SESSION
 DEVICE = False
 # INT8 sums saturate or not depending on the instruction set: another machine may answer otherwise.
-HOST: tuple[str, ...] = ("machine", "isa")
+HOST: tuple[str, ...] = ("machine", "isa", "onnxruntime")
 
 
 def needs(host: Mapping[str, Any]) -> str | None:

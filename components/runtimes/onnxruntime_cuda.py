@@ -16,7 +16,7 @@ FILE = "model.onnx"
 # Without this CUDA multiplies float32 in TF32, of 10 bits' precision: fp32 would be none.
 SESSION: dict[str, Any] = {"provider_options": {"use_tf32": "0"}}
 DEVICE = True
-HOST: tuple[str, ...] = ("gpu", "onnxruntime")
+HOST: tuple[str, ...] = ("gpu", "onnxruntime", "providers")
 # Both packages bring the module onnxruntime, and the last one installed wins: one has to go first. The newest
 # version of onnxruntime-gpu may lag behind onnxruntime's, so none is named.
 REMEDY = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
@@ -26,7 +26,7 @@ LAYERS = {"Attention", "Conv", "ConvTranspose", "Gemm", "MatMul"}
 def needs(host: Mapping[str, Any]) -> str | None:
     if host["gpu"] is None:
         return "no CUDA device; run on a machine with an NVIDIA GPU and its driver"
-    if "cuda" not in host["onnxruntime"]:
+    if "cuda" not in host["providers"]:
         return f"onnxruntime has no CUDA provider; on this machine: {REMEDY}"
     return None
 

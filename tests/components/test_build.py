@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from components import assemble, build, engine, evaluate, hashing, runtime
 from components.cell import Record
@@ -51,7 +52,8 @@ def make(directory: Path, family: str, spec: Spec) -> Path:
 def write_host(folder: Path, **changes: Any) -> Path:
     file = folder / "host.json"
     known = {"machine": "Some CPU", "isa": ["avx2"], "cores": 2, "gpu": None, "driver": None}
-    known |= {"onnxruntime": ["cpu"], "tensorrt": None}
+    known |= {"providers": ["cpu"], "onnxruntime": "1.32.0", "tensorrt": None}
+    known |= {"onnx": "1.22.0", "onnxscript": "0.7.0", "torch": "2.13.0", "transformers": "5.6.0"}
     file.write_text(json.dumps({**known, **changes}))
     return file
 
@@ -280,7 +282,10 @@ CHANGES = [
     ("isa", f"{ALL} evaluated"),
     ("gpu", "trt"),
     ("tensorrt", "trt"),
-    ("onnxruntime", ""),
+    ("onnxruntime", f"{ALL} evaluated"),
+    ("torch", ALL),
+    ("onnxscript", ALL),
+    ("providers", ""),
     ("driver", ""),
 ]
 
@@ -348,3 +353,10 @@ def test_the_test_split_is_not_needed(prepared: Path, spec: Spec, tmp_path: Path
         (tmp_path / "data" / name).write_bytes((prepared / name).read_bytes())
     metrics = run(make(tmp_path / "model", "mlp", spec), tmp_path / "data", tmp_path / "out")
     assert sorted(metrics) == ["dynamic", "export", "fp32", "static"]
+
+
+def test_the_stage_is_run_again_where_its_cells_would_not_hold(root: Path) -> None:
+    """What cells are told apart by is what dvc.yaml watches of the host."""
+    entry = YAML(typ="safe").load((root / "dvc.yaml").read_text("utf-8"))["stages"]["build"]["do"]["params"]
+    watched = [one for one in entry if "work/observed/host.json" in one]
+    assert watched == [{"work/observed/host.json": list(build.HOST)}]

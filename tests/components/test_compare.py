@@ -23,7 +23,8 @@ from components.errors import TemperError
 from components.report import terminal
 from tests.components.test_answers import damage
 
-HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "onnxruntime": ["cpu"], "tensorrt": None}
+HOST = {"machine": "test", "isa": [], "cores": 2, "gpu": None, "driver": None, "providers": ["cpu"]}
+HOST |= dict.fromkeys(host.LIBRARIES)
 EVIL = "<script>alert(1)</script> [bold]"
 Workspace = tuple[params.Params, Path]
 

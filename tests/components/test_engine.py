@@ -23,7 +23,9 @@ PARITY = Parity(
 def run(prepared: Path, tmp_path: Path, export: Record, **host: Any) -> dict[str, Record]:
     export.write(tmp_path / "builds" / "export")
     machine = tmp_path / "host.json"
-    machine.write_text(json.dumps({"gpu": None, "onnxruntime": ["cpu"], "tensorrt": None, **host}))
+    machine.write_text(
+        json.dumps({"gpu": None, "providers": ["cpu"], "onnxruntime": "1.32.0", "tensorrt": None, **host})
+    )
     assert engine.run(TARGETS, PARITY, 2, prepared, tmp_path / "builds", machine, tmp_path / "out", None) == {}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"fp16", "cuda"}
     return {name: Record.read(tmp_path / "out" / name) for name in ("fp16", "cuda")}
@@ -51,6 +53,6 @@ def test_says_what_is_missing_and_what_would_change_it(
 
 @pytest.mark.parametrize("status", ["refused", "failed"])
 def test_an_export_that_is_not_ok_is_passed_on(prepared: Path, tmp_path: Path, status: Any) -> None:
-    able = {"gpu": "Some GPU (compute 9.0)", "onnxruntime": ["cpu", "cuda"], "tensorrt": "11.4"}
+    able = {"gpu": "Some GPU (compute 9.0)", "providers": ["cpu", "cuda"], "tensorrt": "11.4"}
     for record in run(prepared, tmp_path, Record(status, "why"), **able).values():
         assert (record.status, record.reason) == (status, "export: why")

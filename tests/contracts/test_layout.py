@@ -16,6 +16,7 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
+from components import host
 from components.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,12 @@ ONLY = {
 @cache
 def graph() -> grimp.ImportGraph:
     return grimp.build_graph("components", "flows", "temper", include_external_packages=True)
+
+
+@cache
+def graph_at_work() -> grimp.ImportGraph:
+    """Without imports for type checkers only."""
+    return grimp.build_graph("components", include_external_packages=True, exclude_type_checking_imports=True)
 
 
 @pytest.mark.parametrize("library", ONLY)
@@ -143,6 +150,33 @@ def test_a_cell_is_made_with_the_code_of_its_stage(verb: str, members: tuple[str
     brought = {file_of(found) for module in modules for found in closure(module)} - {file_of(m) for m in modules}
     assert set(code) == {file_of(module) for module in closure(f"components.{verb}")} | brought
     assert set(code) == {dep for dep in BODY[verb]["deps"] if dep.endswith(".py") and "$" not in dep}
+
+
+# Packages of which observe hashes what is in use, member by member, into code.json.
+BY_OBSERVE = {"make": ("families",), "build": ("families", "targets", "runtimes"), "engine": ("targets", "runtimes")}
+BY_OBSERVE |= dict.fromkeys(("evaluate", "champion", "benchmark"), ("runtimes",))
+
+
+@pytest.mark.hardening("B14", "of the libraries that a stage computes with, one has another version")
+@pytest.mark.parametrize("verb", [verb for verb in DAG if verb not in ("observe", "promote")])  # they run every time
+def test_a_stage_is_stale_when_a_library_that_it_computes_with_changes(verb: str) -> None:
+    """Of host.LIBRARIES, a stage's entry lists at least those that its code and its members' import."""
+    starts = {
+        module for package in BY_OBSERVE.get(verb, ()) for module in graph().find_children(f"components.{package}")
+    }
+    for name, stage in resolved().items():
+        if name.partition("@")[0] == verb:
+            starts |= {
+                module_of(Path(dep.fs_path).relative_to(ROOT).as_posix())
+                for dep in stage.deps
+                if dep.fs_path.endswith(".py")
+            }
+    code = {module for start in starts for module in closure(start)}
+    imported = {library for module in code for library in graph_at_work().find_modules_directly_imported_by(module)}
+    entries = [entry for entry in BODY[verb].get("params", []) if isinstance(entry, dict)]
+    listed = {key for entry in entries for keys in entry.values() for key in keys}
+    needed = (imported & set(host.LIBRARIES)) - ({"tensorrt"} if verb == "build" else set())  # its targets are engine's
+    assert needed <= listed, f"{verb}: add to its host.json in dvc.yaml: {sorted(needed - listed)}"
 
 
 @pytest.mark.parametrize("verb", DAG)

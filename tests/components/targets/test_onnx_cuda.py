@@ -97,14 +97,14 @@ def test_the_host_knows_the_provider_by_its_library(
         (capi / "libonnxruntime_providers_cuda.so").touch()
     found = SimpleNamespace(submodule_search_locations=[str(capi.parent)])
     monkeypatch.setattr(host, "find_spec", lambda name: found)
-    assert host.describe()["onnxruntime"] == (["cpu", "cuda"] if cuda else ["cpu"])
-    machine = {"gpu": "Some GPU (compute 9.0)", "onnxruntime": host.describe()["onnxruntime"]}
+    assert host.describe()["providers"] == (["cpu", "cuda"] if cuda else ["cpu"])
+    machine = {"gpu": "Some GPU (compute 9.0)", "providers": host.describe()["providers"]}
     assert (onnxruntime_cuda.needs(machine) is None) == cuda
 
 
 def test_without_onnxruntime_there_is_no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "find_spec", lambda name: None)
-    assert host.describe()["onnxruntime"] == []
+    assert host.describe()["providers"] == []
 
 
 @pytest.mark.gpu
