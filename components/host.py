@@ -9,12 +9,13 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from components.scratch import MACHINES
 
 log = logging.getLogger("temper")
 
@@ -48,12 +49,9 @@ LIBRARIES = {
 }
 
 
-TEMPORARY = Path(tempfile.gettempdir())  # the machine's; a stage has its own (`components.scratch`)
-
-
 def machine_lock_path() -> Path:
     """One for all checkouts: the stages of two of them would disturb each other's clocks."""
-    return TEMPORARY / f"temper-machine-{os.getuid()}.lock"
+    return MACHINES / f"temper-machine-{os.getuid()}.lock"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import typer
 
 from temper import preset as presets
 from temper import registered
-from temper.workspace import Preset, console, enter, main_checkout, reported
+from temper.workspace import Preset, console, enter, inside, main_checkout, reported
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,8 +82,7 @@ def matrix(
 
     With --against, what changed since: each cell then and now, and loudly what cannot be compared.
     """
-    with reported():
-        enter(preset, fresh=False)
+    with reported(), inside(preset, fresh=False):
         from temper import matrix as command
 
         if against is None:
@@ -102,8 +101,7 @@ def promote(
 
     `temper run` and `dvc repro` end with the same step.
     """
-    with reported():
-        enter(preset, fresh=False)
+    with reported(), inside(preset, fresh=False):
         from temper.promote import promote as command
 
         command(dry_run, again)
@@ -129,8 +127,7 @@ def lr_find(
 
     The curve: .temper/lr-find/<variant>.png and .csv
     """
-    with reported():
-        enter(preset)
+    with reported(), inside(preset):
         from temper.lr_find import lr_find as command
 
         command(variant, lowest, highest, steps)

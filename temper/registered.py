@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from temper.workspace import Preset, enter, reported
+from temper.workspace import Preset, enter, inside, reported
 
 PANEL = "Registered versions"
 
@@ -22,8 +22,7 @@ def verify(version: Version = "champion", preset: Preset = None) -> None:
 
     TEMPER_VERIFY_KEY names the public key that it must be signed with; without one the registry's hashes count.
     """
-    with reported():
-        enter(preset, fresh=False)
+    with reported(), inside(preset, fresh=False):
         from temper.verify import verify as command
 
         command(version)
@@ -35,8 +34,7 @@ def sign(version: Version = "champion", preset: Preset = None) -> None:
 
     New versions are signed by themselves where TEMPER_SIGNING_KEY names a private key.
     """
-    with reported():
-        enter(preset, fresh=False)
+    with reported(), inside(preset, fresh=False):
         from temper.verify import sign as command
 
         command(version)
@@ -66,8 +64,7 @@ def rollback(
     Needs no data and no run. A second rollback goes one champion further back. What was rolled back stays out, however
     good its figures, until `temper promote --again` or a rollback to it.
     """
-    with reported():
-        enter(preset, fresh=False)
+    with reported(), inside(preset, fresh=False):
         from temper.rollback import rollback as command
 
         command(version, reason)
@@ -123,8 +120,7 @@ def reproduce(
 
     Exit codes: 0 bit-equal, 5 differs, 1 it cannot be made again; else those of the stage that failed.
     """
-    with reported():
-        enter(preset, fresh=False)
+    with reported(), inside(preset, fresh=False):
         from temper.reproduce import reproduce as command
 
         code = command(version, keep, stage_timeout_s)

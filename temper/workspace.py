@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components import scratch
 from components.disk import disk_faults
 from components.errors import ParamsError, TemperError
 from components.redaction import guard, without_secrets
@@ -47,6 +48,14 @@ def enter(preset: str | None = None, fresh: bool = True) -> Path:
         console().print(f"[dim]preset {preset}, in {root}[/dim]", soft_wrap=True)
     group.join(registry.root())
     return root
+
+
+@contextlib.contextmanager
+def inside(preset: str | None = None, fresh: bool = True) -> Iterator[None]:
+    """`enter`, for a command that writes temporary files: a kill strands none."""
+    enter(preset, fresh)
+    with scratch.private():
+        yield
 
 
 def main_checkout() -> Path:

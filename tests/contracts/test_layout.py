@@ -33,6 +33,7 @@ EXEMPT = {
     ),
     "components.redaction",
     "components.disk",
+    "components.scratch",
     "components",
 }
 # Libraries that may be imported in these files only.

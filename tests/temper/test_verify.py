@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from components import params, signing
+from components import matrix_json, params, registry, signing
+from components.errors import TemperError
 from temper import checkout
 from temper.__main__ import app
 from tests.components.packages import UNSIGNED, folder_of
@@ -33,6 +35,25 @@ def test_verify_says_by_whom_it_is_signed_or_what_is_wrong(keyed: Path, restored
     for asked in ("9", "challenger"):
         done = temper("verify", asked)
         assert done.exit_code == 1 and "digits has no version" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["verify", "1"], ["rollback", "1"], ["promote"], ["matrix", "--against", "1"]])
+def test_temporary_files_lie_where_the_next_command_removes_them(
+    restored: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """A kill cannot strand them in the machine's folder for such files."""
+    where = []
+
+    def first(*given: object) -> str:  # every command asks for the params before it makes a file
+        where.append(Path(tempfile.gettempdir()))
+        raise TemperError("far enough")
+
+    monkeypatch.setattr(params, "load", first)
+    monkeypatch.setattr(registry, "find", first)
+    monkeypatch.setattr(matrix_json, "read", first)
+    assert temper(*words).exit_code == 1
+    assert [folder.parent for folder in where] == [Path(".temper/tmp").absolute()]
+    assert list(Path(".temper/tmp").iterdir()) == []
 
 
 def test_sign(restored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
