@@ -9,19 +9,18 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from components import buckets, first_token, gradual, groups, layout, resume
+from components import buckets, first_token, gradual, groups, layout, moving_average, optimizers, resume
 from components.activations import checkpointed
 from components.allocator import keep_memory
 from components.augment import for_rows
 from components.data import Rows, trimmed
 from components.errors import TrainingError
 from components.model import Context, Model
-from components.params import Fit, Loss, Optimizer, Schedule, unsmoothed
+from components.params import Fit, Loss, unsmoothed
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -53,36 +52,6 @@ class Supervised:
 
 def supervised(model: Model, params: Fit) -> Objective:
     return Supervised(model, params)
-
-
-def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
-    """Factor on the learning rate at a step: linear warm-up, then constant, linear or cosine to 0."""
-    warmup = int(schedule.warmup_share * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    if schedule.kind == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    return 1 - done if schedule.kind == "linear" else 1.0
-
-
-# Params to the optimizer and what it takes besides the learning rate and weight decay.
-OPTIMIZERS: dict[str, Callable[[Any], tuple[str, dict[str, Any]]]] = {  # fused where torch has it: one pass over memory
-    "adamw": lambda params: ("AdamW", {"fused": True}),
-    "adam": lambda params: ("Adam", {"fused": True}),
-    "sgd": lambda params: ("SGD", {"momentum": params.momentum, "fused": True}),
-    "nag": lambda params: ("SGD", {"momentum": params.momentum, "nesterov": True, "fused": True}),
-    "rmsprop": lambda params: ("RMSprop", {"momentum": params.momentum, "alpha": params.alpha}),
-    "adagrad": lambda params: ("Adagrad", {"fused": True}),
-}
-
-
-def _optimizer(params: Optimizer, parts: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    import torch
-
-    name, arguments = OPTIMIZERS[params.kind](params)
-    made: torch.optim.Optimizer = getattr(torch.optim, name)(parts, lr=params.lr, **arguments)
-    return made
 
 
 def _tensors(rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
@@ -152,7 +121,7 @@ def fit(
     factors = gradual.learning_rates(model, trained, grouped, params.layer_decay) if params.layer_decay else {}
     thaw = gradual.unfreezing(model, trained, params.unfreeze, params.epochs) if params.unfreeze else None
     weight_decay = params.optimizer.weight_decay
-    optimizer = _optimizer(params.optimizer, groups.for_optimizer(trained, grouped, weight_decay, factors))
+    optimizer = optimizers.optimizer(params.optimizer, groups.for_optimizer(trained, grouped, weight_decay, factors))
     # What is too small for half precision becomes 0: the loss is scaled up, as far as no gradient overflows.
     scaler = torch.amp.GradScaler("cpu", enabled=params.precision == "fp16")
     step_rows = params.batch_size * (params.accumulate or 1)
@@ -162,7 +131,8 @@ def fit(
     checkpoints = context.out / "checkpoints"
     progress = {"epoch": 0, "step": 0, "best_loss": math.inf, "best_epoch": -1, "first_loss": math.inf}
     best = {name: x.clone() for name, x in model.module.state_dict().items()}
-    if restored := resume.restore(checkpoints, model.module, optimizer, best):
+    mean_weights = moving_average.start(model.module) if params.weight_average else {}
+    if restored := resume.restore(checkpoints, model.module, optimizer, {"best": best, "mean": mean_weights}):
         progress = restored
         scaler.load_state_dict({key: progress[f"scaler_{key}"] for key in scaler.state_dict()})
         log.info("resumed after epoch %d of %d", progress["epoch"], params.epochs)
@@ -187,7 +157,7 @@ def fit(
         # The order depends on seed and epoch alone, so that a resumed run sees what an unbroken one would.
         total = 0.0
         for rows in buckets.epoch(len(train), lengths, step_rows, context.seed * 1_000_003 + epoch):
-            factor = learning_rate(params.schedule, int(progress["step"]), steps)
+            factor = optimizers.learning_rate(params.schedule, int(progress["step"]), steps)
             if context.probe:
                 factor = context.probe.learning_rate(int(progress["step"])) / params.optimizer.lr
             for part in optimizer.param_groups:
@@ -210,6 +180,8 @@ def fit(
             torch.nn.utils.clip_grad_norm_(trained.values(), params.clip_norm)
             scaler.step(optimizer)
             scaler.update()
+            if params.weight_average:
+                moving_average.add(mean_weights, model.module, params.weight_average)
             progress["step"] += 1
             total += value * len(rows)
         mean = total / len(train)
@@ -218,7 +190,12 @@ def fit(
                 f"training diverged: the loss is {mean:.3g} in epoch {epoch} and was {progress['first_loss']:.3g} "
                 f"in the first step; lower fit.optimizer.lr ({params.optimizer.lr})"
             )
-        seen = validate() if validate else measure(model, validation, params.loss)
+        with moving_average.in_place(model.module, mean_weights):
+            seen = validate() if validate else measure(model, validation, params.loss)
+            if seen["loss"] < progress["best_loss"]:
+                progress |= {"best_loss": seen["loss"], "best_epoch": epoch}
+                for name, x in model.module.state_dict().items():
+                    best[name].copy_(x)
         context.log(
             {
                 "loss": mean,
@@ -229,16 +206,12 @@ def fit(
         )
         if not math.isfinite(seen["loss"]):
             raise TrainingError(f"the validation loss became {seen['loss']} in epoch {epoch}; lower fit.optimizer.lr")
-        if seen["loss"] < progress["best_loss"]:
-            progress |= {"best_loss": seen["loss"], "best_epoch": epoch}
-            for name, x in model.module.state_dict().items():
-                best[name].copy_(x)
         progress |= {"epoch": epoch + 1, **{f"scaler_{key}": value for key, value in scaler.state_dict().items()}}
         if epoch - max(progress["best_epoch"], thaw.last if thaw else 0) >= params.patience:
             log.info("stopped early after epoch %d: no better since epoch %d", epoch, progress["best_epoch"])
             break
         if time.monotonic() - saved_at >= CHECKPOINT_SECONDS and epoch + 1 < params.epochs:
-            resume.save(checkpoints, model.module, optimizer, best, progress)
+            resume.save(checkpoints, model.module, optimizer, {"best": best, "mean": mean_weights}, progress)
             saved_at = time.monotonic()
     model.module.load_state_dict(best)
     model.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

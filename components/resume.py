@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +21,19 @@ def save(
     checkpoints: Path,
     module: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
+    kept: Mapping[str, Mapping[str, Tensor]],
     progress: dict[str, float],
 ) -> None:
-    """Everything a resumed run needs, torch's random state too; the JSON is written last. The newest two are kept."""
+    """Everything a resumed run needs, torch's random state too; the JSON is written last. The newest two are kept.
+
+    `kept` holds what else has the module's names, such as the weights of the best epoch.
+    """
     import torch
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
     tensors |= {f"module.{name}": x for name, x in module.state_dict().items()}
-    tensors |= {f"best.{name}": x for name, x in best.items()}
+    tensors |= {f"{what}.{name}": x for what, states in kept.items() for name, x in states.items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": x for name, x in state.items() if isinstance(x, torch.Tensor)}
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,10 @@ def save(
 
 
 def restore(
-    checkpoints: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]
+    checkpoints: Path,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kept: Mapping[str, Mapping[str, Tensor]],
 ) -> dict[str, float] | None:
     """Put back the newest whole checkpoint; a damaged one is passed over with a warning. None if there is none."""
     import torch
@@ -60,19 +67,20 @@ def restore(
             continue
         tensors = load_file(path)
         module.load_state_dict({n.removeprefix("module."): x for n, x in tensors.items() if n.startswith("module.")})
-        for name, x in best.items():
-            x.copy_(tensors[f"best.{name}"])
+        for what, states in kept.items():
+            for name, x in states.items():
+                x.copy_(tensors[f"{what}.{name}"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, x in tensors.items():
             if name.startswith("optimizer."):
                 _, number, key = name.split(".", 2)
                 state.setdefault(int(number), {})[key] = x
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        for parameter, kept in optimizer.state.items():
-            for key, x in kept.items():
+        for parameter, moments in optimizer.state.items():
+            for key, x in moments.items():
                 # In memory as the parameter is: fused optimizers go through both side by side.
                 if torch.is_tensor(x) and x.shape == parameter.shape:
-                    kept[key] = torch.empty_like(parameter, dtype=x.dtype).copy_(x)
+                    moments[key] = torch.empty_like(parameter, dtype=x.dtype).copy_(x)
         torch.set_rng_state(tensors["random"])
         progress: dict[str, float] = said["progress"]
         return progress

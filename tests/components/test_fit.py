@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from components import assemble, fit
+from components import assemble, fit, optimizers
 from components.data import Spec, read_rows
 from components.errors import TrainingError
-from components.fit import answers, learning_rate, supervised
+from components.fit import answers, supervised
 from components.model import Context, Model
 from components.params import AdamW, CrossEntropy, Family, Fit, Mlp, Resnet, Schedule, Sgd, Vit, check_variant
 from components.passes import distill
@@ -143,6 +143,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     [
         *((MLP, kind, {"augment": AUGMENT}) for kind in OPTIMIZERS),
         (MLP, "adamw", {"precision": "bf16"}),
+        (RESNET, "adamw", {"weight_average": 0.9}),
         (RESNET, "sgd", {"augment": AUGMENT, "accumulate": 3, "batch_size": 50, "checkpoint_activations": True}),
         (
             RESNET,
@@ -215,7 +216,7 @@ def test_nothing_to_train_is_said(run: Run) -> None:
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
 def test_learning_rate_rises_then_never_rises_again(kind: Any) -> None:
-    factors = [learning_rate(Schedule(kind=kind, warmup_share=0.25), step, 100) for step in range(100)]
+    factors = [optimizers.learning_rate(Schedule(kind=kind, warmup_share=0.25), step, 100) for step in range(100)]
     assert factors[:25] == sorted(factors[:25])
     assert math.isclose(max(factors), 1)
     assert factors[25:] == sorted(factors[25:], reverse=True)
