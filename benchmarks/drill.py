@@ -112,6 +112,19 @@ def drill(paths: Sequence[str]) -> tuple[list[Line], int]:
     return sorted(collector.lines.values(), key=order), int(code)
 
 
+def again(kept: Sequence[dict[str, Any]]) -> list[str]:
+    """What to run so that all which was lost is tried again: the tests, and files whole whose tests need each other."""
+    tests = sorted({line["test"] for line in kept if line["outcome"] == "lost"})
+    texts = {test: (ROOT / test.partition("::")[0]).read_text("utf-8") for test in tests}
+    places = (test.partition("::")[0] if "\nIN_ORDER = True" in texts[test] else test for test in tests)
+    return [str(ROOT / place) for place in dict.fromkeys(places)]
+
+
+def merged(kept: Iterable[Line], now: Iterable[Line]) -> list[Line]:
+    """The kept lines, with those of now in their places."""
+    return sorted(({(line.point, line.test): line for line in [*kept, *now]}).values(), key=order)
+
+
 def result(lines: Iterable[Line], seconds: float) -> dict[str, Any]:
     from components.host import describe
 
@@ -180,16 +193,26 @@ def show(lines: Iterable[Line]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--from", dest="kept", action="store_true", help="only make the page of what was kept")
-    parser.add_argument("paths", nargs="*", help="run only the tests there, and keep nothing")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--lost", action="store_true", help="run again what the kept drill lost, and mend its table")
+    what.add_argument("paths", nargs="*", default=[], help="run only the tests there, and keep nothing")
     arguments = parser.parse_args()
     if arguments.kept:
         PAGE.write_text(page(json.loads(KEPT.read_text("utf-8"))), "utf-8")
         return 0
+    paths, before, seconds = arguments.paths or [str(ROOT / "tests")], [], 0.0
+    if arguments.lost:
+        known = json.loads(KEPT.read_text("utf-8"))
+        paths, before, seconds = again(known["lines"]), [Line(**line) for line in known["lines"]], known["seconds"]
+        if not paths:
+            print("nothing was lost")
+            return 0
     started = time.monotonic()
-    lines, code = drill(arguments.paths or [str(ROOT / "tests")])
+    lines, code = drill(paths)
+    lines = merged(before, lines)
     show(lines)
     if not arguments.paths:
-        known = result(lines, time.monotonic() - started)
+        known = result(lines, seconds + time.monotonic() - started)
         KEPT.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
         PAGE.write_text(page(known), "utf-8")
     lost = sum(line.outcome == "lost" for line in lines)

@@ -53,3 +53,25 @@ def test_it_counts_what_was_done_and_ends_with_1_if_anything_was_lost(root: Path
     assert rows["A1"][4:10] == ["6", "it", "ends", "green", "held", "0.0"]
     assert ("held" if right else "lost") in rows["J54"] and "skipped" in rows["B9"]
     assert ("nothing lost" if right else "3 tests, 1 lost") in done.stdout
+
+
+def test_what_was_lost_is_tried_again_and_takes_its_place(
+    drill: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose tests need each other is tried again whole."""
+    for name, head in (("test_alone.py", ""), ("test_row.py", "\nIN_ORDER = True\n")):
+        (tmp_path / name).write_text(head)
+    lines = [
+        drill.Line(point, "", "", test, 1, 1.0, outcome)
+        for point, test, outcome in (
+            ("A1", "test_alone.py::test_a", "lost"),
+            ("A2", "test_alone.py::test_b", "held"),
+            ("B9", "test_row.py::test_c", "lost"),
+            ("B10", "test_row.py::test_d", "lost"),
+        )
+    ]
+    monkeypatch.setattr(drill, "ROOT", tmp_path)
+    places = drill.again([drill.asdict(line) for line in lines])
+    assert places == [str(tmp_path / "test_alone.py::test_a"), str(tmp_path / "test_row.py")]
+    now = drill.Line("A1", "", "", "test_alone.py::test_a", 2, 3.0, "held")
+    assert drill.merged(lines, [now]) == [now, *lines[1:]]

@@ -6,6 +6,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.workspace import Workspace
 
 SEED = 20261126  # of the moments
 TIMED = ("benchmark", "compare", "decide")  # their outputs tell of clocks; what follows them too
+MOMENTS = 3  # of each stage: one in each third of it
 LOADING_S = 1.2  # of a stage's seconds, until DVC has loaded and starts it
 
 
@@ -69,7 +71,7 @@ def compare(workspace: Workspace, whole: Workspace) -> None:
 
 
 @pytest.mark.drill
-@pytest.mark.hardening("A1", "kill -9 in each stage in turn, at a random moment of it (seed 20261126)")
+@pytest.mark.hardening("A1", "kill -9 in each stage in turn, at three random moments of it (seed 20261126)")
 @pytest.mark.timeout(3600, func_only=True)
 @pytest.mark.parametrize("kill", [kill_tree, kill_parent, kill_child], ids=["tree", "parent", "child"])
 def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted_one(
@@ -84,14 +86,16 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
     durations: dict[str, float] = whole.read(".temper/durations.json")
     order = [*whole.lock(), "promote"]
     times = 0
-    for stage in ("observe", *[name for name in order if name not in ALWAYS], "promote"):
+    stages = ("observe", *[name for name in order if name not in ALWAYS], "promote")
+    for stage, third in product(stages, range(MOMENTS)):
         finished = killed.finished()
-        if stage in finished:  # it ended beside one that was killed: once more, then
+        if stage in finished:  # it ended beside one that was killed, or just before the kill: once more, then
             forget(killed.workspace.folder, stage)
             finished -= {stage}
         process = killed.start()
         killed.until_begun(process, stage)
-        time.sleep(moments.random() * max(0.1, durations.get(stage, 1.5) - LOADING_S))
+        share = (third + moments.random()) / MOMENTS
+        time.sleep(share * max(0.1, durations.get(stage, 1.5) - LOADING_S))
         assert not killed.ran(process) & finished, stage
         kill(killed, process, stage)
         times += 1
