@@ -35,8 +35,8 @@ def random_tokens(like: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Any but special ones, evenly."""
     import torch
 
-    reserved = set(special(vocabulary))
-    able = torch.tensor([token for token in range(vocabulary.size) if token not in reserved])
+    known = torch.arange(vocabulary.size)
+    able = known[~torch.isin(known, torch.tensor(special(vocabulary)))]
     return able[torch.randint(len(able), like.shape)].to(like.dtype)
 
 

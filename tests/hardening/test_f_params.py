@@ -115,6 +115,16 @@ def test_what_is_no_number_in_range_is_refused_with_its_path(where: tuple[str, t
     assert any(line.startswith((f"{full}:", f"{full}.")) or full.startswith(line.split(":")[0]) for line in said), said
 
 
+@pytest.mark.hardening("F30", "every number of every shipped params file: far below and far above its range")
+@pytest.mark.parametrize("far", [-(10**12), 10**300], ids=["below", "above"])
+def test_what_is_out_of_range_is_refused_with_the_range(far: int) -> None:
+    for file, path in NUMBERS:
+        full = ".".join(map(str, path))
+        said = refusal(put(file, path, far))
+        told = [line for line in said if line.startswith(f"{full}:")] or said  # a union of sections names the list
+        assert all(re.search(r"(less|greater) than (or equal to )?-?[\d.e+]+, got", line) for line in told), told
+
+
 @pytest.mark.hardening(
     "F30", "negative, 0, null and missing values of every number: refused with the path, or in range"
 )
