@@ -17,6 +17,7 @@ from components.report import words
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 52  # margins
 COLOURS = 8  # of the page's style, one a variant; then they come again
+RING = 5  # about the point that was chosen
 LETTER, LINE = 7.2, 15  # about the size of a letter, and of a line, in the page's font
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -89,6 +90,20 @@ def label(text: str, x: float, y: float, r: float, taken: list[Box], inside: Box
     return {"text": text, "x": at_x, "y": at_y, "anchor": anchor, "line": led, "from_x": x, "from_y": y}
 
 
+def along(text: str, y: float, taken: list[Box], inside: Box) -> dict[str, Any]:
+    """Where the words of a line across the plot cover least of what is there already; `taken` grows by them."""
+    width = LETTER * len(text)
+    found: list[tuple[float, int, str, Box]] = []
+    for left, anchor in ((inside[2] - 4 - width, "end"), (inside[0] + 4, "start")):
+        for below in (False, True):
+            box = (left, y + 2, left + width, y + 2 + LINE) if below else (left, y - 2 - LINE, left + width, y - 2)
+            cost = sum(overlap(box, other) for other in taken) + 2 * (width * LINE - overlap(box, inside))
+            found.append((cost, len(found), anchor, box))
+    *_, anchor, box = min(found)
+    taken.append(box)
+    return {"text": text, "x": box[2] if anchor == "end" else box[0], "y": box[3] - 4, "anchor": anchor}
+
+
 def spread(row: Mapping[str, Any], reference: Mapping[str, Any] | None, size: str) -> dict[str, tuple[float, float]]:
     """Ends of the intervals in the figures' units: latency_ms and accuracy; none for the reference itself."""
     if reference is None or row is reference or size not in row["speedup"] or row["accuracy_low"] is None:
@@ -151,15 +166,18 @@ def drawing(matrix: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str,
     best = next((row["accuracy"] for row in rows if row["cell"] == matrix["best"]), None)
     bound = ((decision.get("policy") or {}).get("bounds") or {}).get("latency_ms")
     floor = best - matrix["margin"] if best is not None else None
+    at_floor = y(floor) if floor is not None and y.low < floor < y.high else None
+    floor_text = f"best − {matrix['margin'] * 100:g} points"
     return {
         "width": WIDTH,
         "height": HEIGHT,
         "inside": inside,
         "points": points,
-        "labels": [label(p["name"], p["x"], p["y"], p["r"], taken, inside) for p in named],
+        "floor": {"at": at_floor, **along(floor_text, at_floor, taken, inside)} if at_floor is not None else None,
+        "labels": [label(p["name"], p["x"], p["y"], p["r"] + RING * p["chosen"], taken, inside) for p in named],
+        "ring": RING,
         "x_ticks": [{"at": x(tick), "text": f"{tick:g}"} for tick in x.ticks()],
         "y_ticks": [{"at": y(tick), "text": f"{tick * 100:g} %"} for tick in y.ticks()],
-        "floor": y(floor) if floor is not None and y.low < floor < y.high else None,
         "bound": x(bound) if bound is not None and x.low < bound < x.high else None,
         "variants": [{"name": name, "colour": at % COLOURS} for at, name in enumerate(variants)],
         "targets": [{"name": name, "path": shape(at, 8, 8, 6)} for at, name in enumerate(targets)],

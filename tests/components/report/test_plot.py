@@ -30,9 +30,20 @@ def test_points_and_intervals_lie_where_their_figures_say() -> None:
             assert point["up"][1] <= point["y"] <= point["up"][0]
     assert [cell for cell, point in points.items() if point["chosen"]] == ["compact/fp32"]
     assert left < drawn["bound"] < right
-    assert top < drawn["floor"] < bottom
+    assert top < drawn["floor"]["at"] < bottom
     names = {label["text"] for label in drawn["labels"]}
     assert names == {*measured["front"], "base/fp32 (reference)"}
+
+
+@pytest.mark.parametrize("corner", range(4))
+def test_the_words_of_a_line_go_where_nothing_is(corner: int) -> None:
+    inside, width = (0.0, 0.0, 400.0, 200.0), plot.LETTER * 4
+    above_right, above_left = (396.0 - width, 80.0, 396.0, 98.0), (4.0, 80.0, 4 + width, 98.0)
+    boxes = [above_right, (above_right[0], 102.0, 396.0, 120.0), above_left, (4.0, 102.0, 4 + width, 120.0)]
+    taken = [box for number, box in enumerate(boxes) if number != corner]
+    found = plot.along("text", 100.0, taken, inside)
+    assert (found["anchor"], found["y"] > 100) == (("end", "start")[corner // 2], corner % 2 == 1)
+    assert all(plot.overlap(taken[-1], box) == 0 for box in taken[:-1])
 
 
 def test_nothing_measured_is_no_plot() -> None:
