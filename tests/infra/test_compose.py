@@ -114,6 +114,15 @@ def test_hadolint_finds_nothing() -> None:
     assert (done.returncode, done.stdout) == (0, b"")
 
 
+def test_all_that_the_image_installs_is_held_to_hashes() -> None:
+    """But Temper itself, which brings no packages."""
+    installs = re.findall(r"pip install ([^&;]*)", "; ".join(words for _, words in dockerfile()))
+    assert len(installs) == 4
+    held = [words.split() for words in installs]
+    assert all("--no-deps" in words for words in held)
+    assert [words[-1] for words in held if "--require-hashes" not in words] == ["."]
+
+
 def test_the_image_holds_what_its_file_names() -> None:
     ignored = [line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")]
     copied = [shlex.split(words) for instruction, words in dockerfile() if instruction == "COPY"]
