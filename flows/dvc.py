@@ -78,18 +78,24 @@ def plan() -> Plan:
     """One locked look at the workspace. Raises Busy, and TemperError when dvc.yaml or dvc.lock cannot be read.
 
     A dvc.lock that was cut off is put back as it was last seen whole: DVC writes it in place, so a full disk or a kill
-    may leave a part of it, which DVC then refuses.
+    may leave a part of it. DVC refuses most parts; others it takes for the record of fewer stages.
     """
+    if _cut_off():
+        put_back()
     try:
         found = _plan()
     except TemperError as error:
-        if not _cut_off(error):
+        if not ("dvc.lock" in str(error.__cause__) and _cut_off(anywhere=True)):
             raise
-        log.warning("dvc.lock was cut off while it was written; it is put back as it was before, from %s", WHOLE)
-        write_atomic(Path("dvc.lock"), WHOLE.read_text("utf-8"))
+        put_back()
         found = _plan()
     keep_lock()
     return found
+
+
+def put_back() -> None:
+    log.warning("dvc.lock was cut off while it was written; it is put back as it was before, from %s", WHOLE)
+    write_atomic(Path("dvc.lock"), WHOLE.read_text("utf-8"))
 
 
 def keep_lock() -> None:
@@ -99,11 +105,13 @@ def keep_lock() -> None:
             write_atomic(WHOLE, Path("dvc.lock").read_text("utf-8"))
 
 
-def _cut_off(error: TemperError) -> bool:
-    """Whether a cut dvc.lock is the reason, and it can be put back. One with a merge's conflict is the user's."""
+def _cut_off(anywhere: bool = False) -> bool:
+    """Whether dvc.lock ends within a line (or `anywhere`), and can be put back. A merge's conflict is the user's."""
     lock = Path("dvc.lock")
-    ours = "dvc.lock" in str(error.__cause__) and lock.exists() and WHOLE.exists()
-    return ours and "<<<<<<<" not in lock.read_text("utf-8", errors="replace")
+    if not (lock.exists() and WHOLE.exists()):
+        return False
+    text = lock.read_text("utf-8", errors="replace")
+    return (anywhere or not text.endswith("\n")) and "<<<<<<<" not in text
 
 
 def _plan() -> Plan:

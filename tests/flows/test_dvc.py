@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,35 @@ def test_lock_order_is_the_plan_s(workspace: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(workspace.path)
     dvc.canonical_lock(list(dvc.plan().parents))
     assert (workspace.path / "dvc.lock").read_bytes() == plain
+
+
+@pytest.mark.hardening("A2", "dvc.lock is cut off within each line of it, as a kill of DVC leaves it")
+def test_a_lock_that_was_cut_off_is_put_back(
+    workspace: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Of many cuts DVC would say nothing: what is left reads as the record of fewer stages, or of half an output."""
+    workspace.dvc("repro")
+    monkeypatch.chdir(workspace.path)
+    assert dvc.plan().changes == {}
+    lock, silent = workspace.path / "dvc.lock", 0
+    whole = lock.read_text()
+    ends = [i for i, letter in enumerate(whole) if letter == "\n"][2::7]
+    for end in ends:
+        lock.write_text(whole[:end])
+        with contextlib.suppress(TemperError):
+            dvc._plan()
+            silent += 1
+        caplog.clear()
+        assert dvc.plan().changes == {} and lock.read_text() == whole
+        assert "dvc.lock was cut off" in caplog.text
+    assert silent > 3
+    record_property("times", len(ends))
+    lock.write_text(whole[:80] + "<<<<<<< ours\n" + whole[80:])
+    with pytest.raises(TemperError, match=r"dvc\.lock"):
+        dvc.plan()
 
 
 def test_a_broken_dag_is_told(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:

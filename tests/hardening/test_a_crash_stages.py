@@ -120,6 +120,8 @@ def forget(folder: Path, stage: str) -> None:
     yaml = YAML()
     path = folder / "dvc.lock"
     content = yaml.load(path.read_text("utf-8"))
-    del content["stages"][stage]
+    entry = content["stages"].pop(stage)
     yaml.dump(content, path)
-    subprocess.run(["rm", "-rf", str(folder / ".dvc/cache/runs")], check=True)
+    for kept in (folder / ".dvc/cache/runs").rglob("*"):
+        if kept.is_file() and yaml.load(kept.read_text("utf-8"))["cmd"] == entry["cmd"]:
+            kept.unlink()
