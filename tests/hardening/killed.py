@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from ruamel.yaml import YAML
@@ -72,13 +73,27 @@ class Killed:
             pass
         return None
 
-    def finished(self) -> set[str]:
-        """What dvc.lock has; of one that the kill cut off, what the copy has that is put back."""
+    def lock(self) -> dict[str, Any]:
+        """dvc.lock; of one that the kill cut off, the copy that is put back."""
         for path in (Path("dvc.lock"), WHOLE):
             with contextlib.suppress(OSError, YAMLError):
-                if content := YAML(typ="safe").load((self.workspace.folder / path).read_text("utf-8")):
-                    return set(content["stages"]) - {*ALWAYS}
-        return set()
+                text = (self.workspace.folder / path).read_text("utf-8")
+                content: dict[str, Any] = YAML().load(text)  # as it stands, to be written again
+                if text.endswith("\n") and content:
+                    return content
+        return {"stages": {}}
+
+    def finished(self) -> set[str]:
+        return set(self.lock()["stages"]) - {*ALWAYS}
+
+    def forget(self, stage: str) -> None:
+        """Make a stage stale that has run: DVC knows nothing of it any more."""
+        yaml, content = YAML(), self.lock()
+        entry = content["stages"].pop(stage)
+        yaml.dump(content, self.workspace.folder / "dvc.lock")
+        for kept in (self.workspace.folder / ".dvc/cache/runs").rglob("*"):
+            if kept.is_file() and yaml.load(kept.read_text("utf-8"))["cmd"] == entry["cmd"]:
+                kept.unlink()
 
     def processes(self) -> list[str]:
         """What works in the folder, by its words."""

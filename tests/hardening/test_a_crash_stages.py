@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
 from components.hashing import sha256_tree
 from tests.hardening.killed import ALWAYS, Killed
@@ -90,7 +89,7 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
     for stage, third in product(stages, range(MOMENTS)):
         finished = killed.finished()
         if stage in finished:  # it ended beside one that was killed, or just before the kill: once more, then
-            forget(killed.workspace.folder, stage)
+            killed.forget(stage)
             finished -= {stage}
         process = killed.start()
         killed.until_begun(process, stage)
@@ -113,15 +112,3 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
     assert not list((killed.workspace.folder / "work/aside").glob("*"))
     sound(killed.workspace.folder)
     record_property("times", times)
-
-
-def forget(folder: Path, stage: str) -> None:
-    """Make a stage stale that has run: DVC knows nothing of it any more."""
-    yaml = YAML()
-    path = folder / "dvc.lock"
-    content = yaml.load(path.read_text("utf-8"))
-    entry = content["stages"].pop(stage)
-    yaml.dump(content, path)
-    for kept in (folder / ".dvc/cache/runs").rglob("*"):
-        if kept.is_file() and yaml.load(kept.read_text("utf-8"))["cmd"] == entry["cmd"]:
-            kept.unlink()
