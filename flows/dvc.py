@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from components import record
 from components.errors import TemperError
 from components.files import write_atomic
+from flows import run_cache
 
 T = TypeVar("T")
 log = logging.getLogger("temper")
@@ -121,6 +122,7 @@ def _plan() -> Plan:
 
     try:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+            run_cache.clear(Path(repo.cache.legacy.path, "runs"))
             graph = get_active_graph(repo.index.graph)
             order = plan_repro(graph, collect_stages(repo, ["dvc.yaml"]))
             parents = {stage.addressing: sorted(up.addressing for up in graph.successors(stage)) for stage in order}
