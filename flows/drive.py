@@ -153,7 +153,6 @@ def _stages(outcome: Outcome, runner: Runner, watch: Watch, promote: bool) -> No
     outcome.order = list(plan.parents)
     work = {name: parents for name, parents in plan.stale(apart=FIRST).items() if name != LAST}
     debris.clear(Path.cwd(), set(work))
-    dvc.free_paths()
     # promote is quick, and knows better than dvc.lock whether the registry is where the decision wants it
     last = {LAST: [p for p in plan.parents[LAST] if p in work]} if promote and LAST in plan.parents else {}
     outcome.stale = work | last

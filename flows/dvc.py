@@ -81,6 +81,7 @@ def plan() -> Plan:
     A dvc.lock that was cut off is put back as it was last seen whole: DVC writes it in place, so a full disk or a kill
     may leave a part of it. DVC refuses most parts; others it takes for the record of fewer stages.
     """
+    free_paths()  # a list of holders that was cut off would stop DVC here
     if _cut_off():
         put_back()
     try:

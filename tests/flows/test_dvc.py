@@ -74,6 +74,19 @@ def test_a_lock_that_was_cut_off_is_put_back(
         dvc.plan()
 
 
+@pytest.mark.hardening("A1", "DVC is killed while it writes who holds which path")
+@pytest.mark.parametrize("left", ["", '{"write": {"', '{"read": []}'])
+def test_a_list_of_holders_that_was_cut_off_stops_nothing(
+    workspace: Any, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    workspace.dvc("repro")
+    monkeypatch.chdir(workspace.path)
+    (workspace.path / ".dvc/tmp/rwlock").write_text(left)
+    with pytest.raises(TemperError):
+        dvc._plan()
+    assert dvc.plan().changes == {}
+
+
 def test_a_broken_dag_is_told(workspace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace.write("dvc.yaml", "stages: [")
     monkeypatch.chdir(workspace.path)
