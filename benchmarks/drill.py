@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +60,7 @@ class Line:
     seconds: float = 0.0
     outcome: str = "held"  # lost, skipped
     why: str = ""  # it was skipped
+    lost: list[str] = field(default_factory=list)  # its cases that failed
 
 
 class Collector:
@@ -91,6 +92,7 @@ class Collector:
             line.seconds += report.duration
             if report.failed or hasattr(report, "wasxfail"):
                 line.outcome = "lost"
+                line.lost = list(dict.fromkeys([*line.lost, report.nodeid]))
             elif report.skipped:
                 line.outcome = "skipped" if line.outcome == "held" and not line.times else line.outcome
                 line.why = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
@@ -112,17 +114,24 @@ def drill(paths: Sequence[str]) -> tuple[list[Line], int]:
     return sorted(collector.lines.values(), key=order), int(code)
 
 
-def again(kept: Sequence[dict[str, Any]]) -> list[str]:
-    """What to run so that all which was lost is tried again: the tests, and files whole whose tests need each other."""
-    tests = sorted({line["test"] for line in kept if line["outcome"] == "lost"})
-    texts = {test: (ROOT / test.partition("::")[0]).read_text("utf-8") for test in tests}
-    places = (test.partition("::")[0] if "\nIN_ORDER = True" in texts[test] else test for test in tests)
-    return [str(ROOT / place) for place in dict.fromkeys(places)]
+def again(kept: Iterable[Line]) -> list[str]:
+    """What to run so that all which was lost is tried again: its cases, and files whole whose tests need each other."""
+    cases = sorted({case for line in kept for case in line.lost})
+    texts = {case: (ROOT / case.partition("::")[0]).read_text("utf-8") for case in cases}
+    return list(
+        dict.fromkeys(case.partition("::")[0] if "\nIN_ORDER = True" in texts[case] else case for case in cases)
+    )
 
 
-def merged(kept: Iterable[Line], now: Iterable[Line]) -> list[Line]:
-    """The kept lines, with those of now in their places."""
-    return sorted(({(line.point, line.test): line for line in [*kept, *now]}).values(), key=order)
+def merged(kept: Iterable[Line], now: Iterable[Line], tried: Sequence[str]) -> list[Line]:
+    """The kept lines with those of now in their places; where only lost cases were tried, the others' times stay."""
+    found = {(line.point, line.test): line for line in kept}
+    for line in now:
+        before = found.get((line.point, line.test))
+        if before and before.lost and {*before.lost} <= {*tried}:
+            line = replace(line, times=before.times + line.times, seconds=before.seconds + line.seconds)
+        found[line.point, line.test] = line
+    return sorted(found.values(), key=order)
 
 
 def result(lines: Iterable[Line], seconds: float) -> dict[str, Any]:
@@ -200,16 +209,17 @@ def main() -> int:
     if arguments.kept:
         PAGE.write_text(page(json.loads(KEPT.read_text("utf-8"))), "utf-8")
         return 0
-    paths, before, seconds = arguments.paths or [str(ROOT / "tests")], [], 0.0
+    paths, before, seconds = arguments.paths or ["tests"], [], 0.0
     if arguments.lost:
         known = json.loads(KEPT.read_text("utf-8"))
-        paths, before, seconds = again(known["lines"]), [Line(**line) for line in known["lines"]], known["seconds"]
+        before, seconds = [Line(**line) for line in known["lines"]], known["seconds"]
+        paths = again(before)
         if not paths:
             print("nothing was lost")
             return 0
     started = time.monotonic()
-    lines, code = drill(paths)
-    lines = merged(before, lines)
+    lines, code = drill(paths if arguments.paths else [str(ROOT / path) for path in paths])
+    lines = merged(before, lines, paths)
     show(lines)
     if not arguments.paths:
         known = result(lines, seconds + time.monotonic() - started)
