@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from components import assemble, groups
 from components.data import Rows, Spec, read_rows, trimmed
-from components.fit import fit, learning_rate, measure, supervised
+from components.fit import fit, measure, supervised
 from components.model import Context, Model
+from components.optimizers import learning_rate
 from components.params import Fit
 
 if TYPE_CHECKING:
