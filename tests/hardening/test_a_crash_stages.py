@@ -93,6 +93,11 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
             finished -= {stage}
         if stage in TIMED:  # if it ends before the kill, what follows has something new to read
             finished -= {*TIMED[TIMED.index(stage) :]}
+        store = killed.workspace.folder / "mlruns/mlflow.db"
+        if (
+            store.exists() and killed.workspace.registry()[0]
+        ):  # one was promoted: while the decision changes, it is news to these
+            finished -= {"champion", *TIMED[1:]}
         process = killed.start()
         killed.until_begun(process, stage)
         share = (third + moments.random()) / MOMENTS
