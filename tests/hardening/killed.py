@@ -88,11 +88,11 @@ class Killed:
 
     def forget(self, stage: str) -> None:
         """Make a stage stale that has run: DVC knows nothing of it any more."""
-        yaml, content = YAML(), self.lock()
+        content = self.lock()
         entry = content["stages"].pop(stage)
-        yaml.dump(content, self.workspace.folder / "dvc.lock")
+        YAML().dump(content, self.workspace.folder / "dvc.lock")
         for kept in (self.workspace.folder / ".dvc/cache/runs").rglob("*"):
-            if kept.is_file() and yaml.load(kept.read_text("utf-8"))["cmd"] == entry["cmd"]:
+            if kept.is_file() and YAML(typ="safe").load(kept.read_text("utf-8"))["cmd"] == entry["cmd"]:
                 kept.unlink()
 
     def processes(self) -> list[str]:
