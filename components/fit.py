@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components import buckets, first_token, gradual, groups, layout, moving_average, optimizers, resume
+from components import buckets, ema, first_token, gradual, groups, layout, optimizers, resume
 from components.activations import checkpointed
 from components.allocator import keep_memory
 from components.augment import for_rows
@@ -131,8 +131,8 @@ def fit(
     checkpoints = context.out / "checkpoints"
     progress = {"epoch": 0, "step": 0, "best_loss": math.inf, "best_epoch": -1, "first_loss": math.inf}
     best = {name: x.clone() for name, x in model.module.state_dict().items()}
-    mean_weights = moving_average.start(model.module) if params.weight_average else {}
-    if restored := resume.restore(checkpoints, model.module, optimizer, {"best": best, "mean": mean_weights}):
+    mean = ema.start(model.module) if params.ema_decay else {}
+    if restored := resume.restore(checkpoints, model.module, optimizer, {"best": best, "mean": mean}):
         progress = restored
         scaler.load_state_dict({key: progress[f"scaler_{key}"] for key in scaler.state_dict()})
         log.info("resumed after epoch %d of %d", progress["epoch"], params.epochs)
@@ -180,17 +180,17 @@ def fit(
             torch.nn.utils.clip_grad_norm_(trained.values(), params.clip_norm)
             scaler.step(optimizer)
             scaler.update()
-            if params.weight_average:
-                moving_average.add(mean_weights, model.module, params.weight_average)
+            if params.ema_decay:
+                ema.add(mean, model.module, params.ema_decay)
             progress["step"] += 1
             total += value * len(rows)
-        mean = total / len(train)
-        if mean > DIVERGED * max(progress["first_loss"], 1.0):
+        mean_loss = total / len(train)
+        if mean_loss > DIVERGED * max(progress["first_loss"], 1.0):
             raise TrainingError(
-                f"training diverged: the loss is {mean:.3g} in epoch {epoch} and was {progress['first_loss']:.3g} "
+                f"training diverged: the loss is {mean_loss:.3g} in epoch {epoch} and was {progress['first_loss']:.3g} "
                 f"in the first step; lower fit.optimizer.lr ({params.optimizer.lr})"
             )
-        with moving_average.in_place(model.module, mean_weights):
+        with ema.in_place(model.module, mean):
             seen = validate() if validate else measure(model, validation, params.loss)
             if seen["loss"] < progress["best_loss"]:
                 progress |= {"best_loss": seen["loss"], "best_epoch": epoch}
@@ -198,7 +198,7 @@ def fit(
                     best[name].copy_(x)
         context.log(
             {
-                "loss": mean,
+                "loss": mean_loss,
                 "learning_rate": params.optimizer.lr * factor,
                 **{f"validation_{k}": v for k, v in seen.items()},
             },
@@ -211,7 +211,7 @@ def fit(
             log.info("stopped early after epoch %d: no better since epoch %d", epoch, progress["best_epoch"])
             break
         if time.monotonic() - saved_at >= CHECKPOINT_SECONDS and epoch + 1 < params.epochs:
-            resume.save(checkpoints, model.module, optimizer, {"best": best, "mean": mean_weights}, progress)
+            resume.save(checkpoints, model.module, optimizer, {"best": best, "mean": mean}, progress)
             saved_at = time.monotonic()
     model.module.load_state_dict(best)
     model.module.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

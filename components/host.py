@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from components.scratch import MACHINES
+from components.scratch import MACHINE_ROOT
 
 log = logging.getLogger("temper")
 
@@ -51,7 +51,7 @@ LIBRARIES = {
 
 def machine_lock_path() -> Path:
     """One for all checkouts: the stages of two of them would disturb each other's clocks."""
-    return MACHINES / f"temper-machine-{os.getuid()}.lock"
+    return MACHINE_ROOT / f"temper-machine-{os.getuid()}.lock"
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(".temper/tmp")
-MACHINES = Path(tempfile.gettempdir())  # what was the folder for such files before `private` was on
+MACHINE_ROOT = Path(tempfile.gettempdir())  # what was the folder for such files before `private` was on
 YOUNG_S = 2.0  # a folder is made first and locked then
 
 

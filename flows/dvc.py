@@ -83,19 +83,19 @@ def plan() -> Plan:
     """
     free_paths()  # a list of holders that was cut off would stop DVC here
     if _cut_off():
-        put_back()
+        _put_back()
     try:
         found = _plan()
     except TemperError as error:
         if not ("dvc.lock" in str(error.__cause__) and _cut_off(anywhere=True)):
             raise
-        put_back()
+        _put_back()
         found = _plan()
     keep_lock()
     return found
 
 
-def put_back() -> None:
+def _put_back() -> None:
     log.warning("dvc.lock was cut off while it was written; it is put back as it was before, from %s", WHOLE)
     write_atomic(Path("dvc.lock"), WHOLE.read_text("utf-8"))
 

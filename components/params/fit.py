@@ -233,7 +233,7 @@ class Loop(Section):
     checkpoint_activations: bool | None = None  # compute them again in the backward pass, do not store them
     groups: Annotated[list[Group], Field(min_length=1, max_length=1000)] | None = None
     layer_decay: OpenShare | None = None  # a block's learning rate in shares of the one's above
-    weight_average: OpenShare | None = None  # of the running mean of weights, what each step leaves; it is the result
+    ema_decay: OpenShare | None = None  # of the exponential moving average of weights, which is validated and kept
     unfreeze: Annotated[int, Field(ge=1, le=1000)] | None = None  # epochs until the next block from the top is trained
 
 

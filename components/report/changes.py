@@ -16,11 +16,12 @@ HOST = ("machine", "isa", "cores", "gpu", "driver", "providers", "tensorrt")
 
 
 def other_host(then: Matrix, now: Matrix) -> list[str]:
-    """The fields of the host that differ, in words."""
+    """The fields of the host that differ, in words; of one that an older matrix did not name nothing is known."""
+    known = [field for field in HOST if field in then["host"] and field in now["host"]]
     return [
-        f"{field} {then['host'].get(field)} → {now['host'].get(field)}"
-        for field in HOST
-        if then["host"].get(field) != now["host"].get(field)
+        f"{field} {then['host'][field]} → {now['host'][field]}"
+        for field in known
+        if then["host"][field] != now["host"][field]
     ]
 
 

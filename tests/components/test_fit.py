@@ -143,7 +143,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     [
         *((MLP, kind, {"augment": AUGMENT}) for kind in OPTIMIZERS),
         (MLP, "adamw", {"precision": "bf16"}),
-        (RESNET, "adamw", {"weight_average": 0.9}),
+        (RESNET, "adamw", {"ema_decay": 0.9}),
         (RESNET, "sgd", {"augment": AUGMENT, "accumulate": 3, "batch_size": 50, "checkpoint_activations": True}),
         (
             RESNET,

@@ -76,6 +76,12 @@ def test_what_cannot_be_compared_is_loud_and_not_computed(
     assert gone not in text
 
 
+def test_what_an_older_matrix_did_not_name_is_no_other_host() -> None:
+    now = changed()
+    now["host"] = {**now["host"], "providers": ["cpu"]}
+    assert changes.other_host(matrix(), now) == []
+
+
 def test_other_versions_are_told() -> None:
     now = changed() | {"versions": {"python": "3.11.2", "onnxruntime": "1.33.0"}}
     assert "Other versions: onnxruntime 1.32.0 → 1.33.0." in printed(matrix(), now)

@@ -1,4 +1,4 @@
-"""The running mean of the weights that training went through: it stands where they swing about.
+"""fit.ema_decay: the exponential moving average of the weights, which stands still where they swing about.
 
 Polyak & Juditsky, SIAM J. Control Optim. 30(4), 1992; Tarvainen & Valpola, arXiv 1703.01780. Statistics of batches are
 averaged too; counters are those of the last step.
@@ -22,14 +22,14 @@ def start(module: torch.nn.Module) -> dict[str, Tensor]:
 
 def add(mean: dict[str, Tensor], module: torch.nn.Module, decay: float) -> None:
     """mean = decay * mean + (1 - decay) * now."""
-    import torch
+    from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-    with torch.no_grad():
-        for name, x in module.state_dict().items():
-            if x.is_floating_point():
-                mean[name].lerp_(x, 1 - decay)
-            else:
-                mean[name].copy_(x)
+    now = module.state_dict()
+    moving = [name for name, x in now.items() if x.is_floating_point()]
+    step = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    step([mean[name] for name in moving], [now[name] for name in moving], 0)
+    for name in now.keys() - {*moving}:
+        mean[name].copy_(now[name])
 
 
 @contextlib.contextmanager
