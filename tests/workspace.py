@@ -116,3 +116,9 @@ class Workspace:
             (versions,) = store.execute("SELECT COUNT(*) FROM model_versions").fetchone()
             row = store.execute("SELECT version FROM registered_model_aliases WHERE alias = 'champion'").fetchone()
         return versions, row and int(row[0])
+
+    def digests(self) -> list[str]:
+        """Of every version, in their order."""
+        with sqlite3.connect(f"file:{self.folder}/mlruns/mlflow.db?mode=ro", uri=True) as store:
+            asked = "SELECT value FROM model_version_tags WHERE key = 'digest' ORDER BY version"
+            return [digest for (digest,) in store.execute(asked)]
