@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components import redaction, registry
+from components import redaction, registry, verified_ssh
 from components.errors import TemperError
 
 log = logging.getLogger("temper")
@@ -34,6 +34,7 @@ PROBE_S = 5.0
 CONNECT_S, READ_S = 10, 60  # of one request
 FETCH_S = 3600.0  # a fetch that no policy bounds
 SCHEMES = {"s3": ("dvc_s3", 443), "ssh": ("dvc_ssh", 22)}  # package, usual port
+UNKNOWN_HOST = re.compile(r"Host key is not trusted|HostKeyNotVerifiable", re.IGNORECASE)
 FORBIDDEN = re.compile(
     r"\b40[13]\b|Forbidden|Access ?Denied|Permission denied|SignatureDoesNotMatch|InvalidAccessKeyId|credentials|"
     r"Authentication|not allowed",
@@ -129,7 +130,7 @@ def _dvc(target: Target, workspace: Path, main: Path, words: list[str]) -> None:
     with _configured(target, None if main == workspace.resolve() else main) as environment:
         name = ["-r", NAME if target.ours else str(target.remote)] if target.remote else []
         process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "--wait-for-lock", *words, *name],
+            [sys.executable, "-P", verified_ssh.__file__, "--wait-for-lock", *words, *name],  # not the workspace's code
             cwd=workspace,
             env={**os.environ, **environment, "DVC_NO_ANALYTICS": "1"},
             stdin=subprocess.DEVNULL,  # who would be asked for a password is not there
@@ -159,6 +160,11 @@ def _reason(word: str, said: str) -> str:
     lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR")] or [said[-300:]]
     text = " ".join(" ".join(dict.fromkeys(lines)).split())
     text = redaction.without_secrets(text)[:400]
+    if UNKNOWN_HOST.search(said):
+        return (
+            f"the server showed a key that is not in known_hosts ({text}); compare it with what who runs the server "
+            f"tells you, then add it: `ssh <host>` once, or `ssh-keyscan -p <port> <host> >> ~/.ssh/known_hosts`"
+        )
     if FORBIDDEN.search(said):
         return (
             f"`dvc {word}` was refused: {text}; check the credentials in the environment or in DVC's local config, "

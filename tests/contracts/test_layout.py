@@ -44,7 +44,7 @@ ONLY = {
     "prefect": {"flows"},
     "model_signing": {"components.signing"},
     "cryptography": {"components.signing"},
-    "dvc": {"flows"},
+    "dvc": {"flows", "components.verified_ssh"},
     "peft": {"components.passes.lora"},
     "torch_pruning": {"components.passes.prune"},
     "kornia": {"components.augment"},

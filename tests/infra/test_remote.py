@@ -132,6 +132,27 @@ def test_another_key_is_refused(ssh: Storage, workspace: Path, tmp_path: Path, m
         remote.before_promotion(policy(ssh.url))
 
 
+@pytest.mark.parametrize("known", ["another key", "no key", "no file"])
+def test_a_server_whose_key_is_not_known_gets_nothing(
+    known: str, ssh: Storage, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncssh
+
+    home = tmp_path / "home"
+    shutil.copytree(ssh.environment["HOME"], home)
+    hosts = home / ".ssh/known_hosts"
+    host = hosts.read_text().split()[0]
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    hosts.write_text(f"{host} {other}" if known == "another key" else "")
+    if known == "no file":
+        hosts.unlink()
+    monkeypatch.setenv("HOME", str(home))
+    url = ssh.url.replace("/dvc", "/strange")
+    with pytest.raises(RemoteError, match=r"showed a key that is not in known_hosts .* nothing was promoted"):
+        remote.before_promotion(policy(url))
+    assert not [path for path in ssh.files() if "strange" in path.parts]
+
+
 @pytest.mark.hardening("C18", "the remote is down")
 @pytest.mark.parametrize("url", ["s3://models/dvc", "ssh://127.0.0.1:{port}/dvc"])
 def test_one_that_does_not_answer_is_said_so_at_once(url: str, workspace: Path) -> None:
