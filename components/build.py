@@ -17,10 +17,11 @@ from components import assemble, cell, certificate, multiply_adds, runtime
 from components.cell import Record
 from components.data import read_rows
 from components.diagnosis import Answer
+from components.errors import NotMeasured
 from components.graph import context, name_layers, pool, tidy
 from components.hashing import fingerprint_cell
 from components.model import Model
-from components.params import Parity, Target
+from components.params import Parity, Target, Variant
 from components.parity import EXPORT, check, check_build
 from components.session import ONNX_SESSION, OnnxSession
 from components.targets import TARGETS
@@ -111,6 +112,7 @@ def eager(model: Model) -> Answer:
 
 
 def run(
+    variant: Variant,
     targets: Mapping[str, Target],
     parity: Parity,
     threads: int,
@@ -131,6 +133,8 @@ def run(
     exported = out / "export" / "model.onnx"
 
     def gate_export(_: str, folder: Path) -> dict[str, Any]:
+        if variant.kind == "pretrain":
+            raise NotMeasured("its classifier is untrained: this variant is what others start from")
         file = folder / "model.onnx"
         export(assemble.load(model), rows.inputs, file)
         session = OnnxSession(file.read_bytes(), ONNX_SESSION, threads, source.spec, "export")
@@ -151,7 +155,15 @@ def run(
     machine = json.loads(host.read_text("utf-8"))
     # INT8 sums saturate or not depending on the instruction set: parity may end otherwise on another machine.
     told = {key: machine[key] for key in HOST}
-    made_from = [model, data / "spec.json", data / "validation.parquet", parity.model_dump(), threads, told]
+    made_from = [
+        model,
+        data / "spec.json",
+        data / "validation.parquet",
+        parity.model_dump(),
+        threads,
+        told,
+        variant.kind,
+    ]
     code = [*CODE, f"components/families/{source.params.family}.py", f"components/tasks/{source.spec.task}.py"]
 
     def inputs(name: str) -> str:

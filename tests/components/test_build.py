@@ -21,10 +21,21 @@ from components import assemble, build, engine, evaluate, hashing, runtime
 from components.cell import Record
 from components.data import Spec, read_rows
 from components.hashing import sha256_file
-from components.params import OnnxFp16, OnnxFp32, OnnxInt8Dynamic, OnnxInt8Static, Parity, Target, TensorRt
+from components.params import (
+    OnnxFp16,
+    OnnxFp32,
+    OnnxInt8Dynamic,
+    OnnxInt8Static,
+    Parity,
+    Pretrain,
+    Target,
+    TensorRt,
+    Train,
+)
 from components.targets import TARGETS
 from tests.contracts.test_members import tiny
 
+TRAINED = Train.model_construct(kind="train")
 ONNX: dict[str, Target] = {
     "fp32": OnnxFp32(kind="onnx_fp32"),
     "dynamic": OnnxInt8Dynamic(kind="onnx_int8_dynamic", per_channel=True, min_integer_share=1.0),
@@ -60,7 +71,7 @@ def write_host(folder: Path, **changes: Any) -> Path:
 
 def run(model: Path, prepared: Path, out: Path, previous: Path | None = None, **targets: Target) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
-    return build.run(targets or ONNX, PARITY, 2, prepared, model, write_host(out.parent), out, previous)
+    return build.run(TRAINED, targets or ONNX, PARITY, 2, prepared, model, write_host(out.parent), out, previous)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +80,20 @@ def built(
 ) -> tuple[Path, dict[str, Any]]:
     root = tmp_path_factory.mktemp(family)
     return root, run(make(root / "model", family, spec), prepared, root / "out", **ONNX, **ENGINE)
+
+
+def test_nothing_is_built_of_an_untrained_classifier(prepared: Path, spec: Spec, tmp_path: Path) -> None:
+    pretrained = Pretrain.model_construct(kind="pretrain")
+    made, out = make(tmp_path / "model", "mlp", spec), tmp_path / "out"
+    for previous in (None, out):
+        again = tmp_path / f"after {previous is not None}"
+        again.mkdir()
+        assert build.run(pretrained, ONNX, PARITY, 2, prepared, made, write_host(tmp_path), again, previous) == {}
+        out = again
+    for target in ONNX:
+        record = Record.read(out / target)
+        assert record.status == "not measured" and "what others start from" in record.reason
+        assert [path.name for path in (out / target).iterdir()] == ["record.json"]
 
 
 def test_every_onnx_target_is_built_and_answers_like_pytorch(
@@ -308,7 +333,7 @@ def test_a_cell_is_made_again_when_what_it_was_made_with_changed(
         """All three stages; which cells they did not keep."""
         made, engines = {*ALL.split(), "trt", "evaluated"}, tmp_path / "no engines"
         stages: list[Any] = [
-            lambda *to: build.run(ONNX, PARITY, 2, prepared, model, host, *to),
+            lambda *to: build.run(TRAINED, ONNX, PARITY, 2, prepared, model, host, *to),
             lambda *to: engine.run(ENGINE, PARITY, 2, prepared, first / "0", host, *to),
             lambda *to: evaluate.run(fp32, 2, prepared, first / "0", engines, host, *to),
         ]

@@ -300,8 +300,8 @@ def test_a_model_without_such_layers_is_refused() -> None:
 def test_the_stage_refuses_a_fake_whoever_made_it(
     prepared: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tests.components.test_build import TRAINED, write_host
     from tests.components.test_build import make as save
-    from tests.components.test_build import write_host
 
     def fake(exported: Path, params: Any, context: Any, out: Path) -> dict[str, Any]:
         shutil.copyfile(exported, out / "model.onnx")
@@ -314,7 +314,7 @@ def test_the_stage_refuses_a_fake_whoever_made_it(
     (tmp_path / "out").mkdir()
     targets = {"fp32": OnnxFp32(kind="onnx_fp32"), "dynamic": DYNAMIC, "static": STATIC}
     model = save(tmp_path / "model", "mlp", spec)
-    build.run(targets, parity, 1, prepared, model, write_host(tmp_path), tmp_path / "out", None)
+    build.run(TRAINED, targets, parity, 1, prepared, model, write_host(tmp_path), tmp_path / "out", None)
     record = Record.read(tmp_path / "out" / "dynamic")
     assert record.status == "refused" and record.reason.startswith("claims INT8, but 0.0% of the multiply-adds")
     true = Record.read(tmp_path / "out" / "static").figures["certificate"]
