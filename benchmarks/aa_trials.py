@@ -36,7 +36,7 @@ CELLS = 23  # that share a round: turns are as short as in a matrix of so many
 VERDICTS = ("same", "cannot tell", "faster", "slower")
 
 
-def make(family: params.FamilyParams, inputs: Mapping[str, np.ndarray], spec: Spec, folder: Path) -> Path:
+def make(family: params.Family, inputs: Mapping[str, np.ndarray], spec: Spec, folder: Path) -> Path:
     folder.mkdir(parents=True)
     build.export(assemble.create(family, spec), inputs, folder / "model.onnx")
     runtime.write_build(folder, "onnx_fp32", "onnxruntime", "model.onnx", ONNX_SESSION, spec)

@@ -205,7 +205,8 @@ def measured(
     openers: Mapping[str, Callable[[], Any]], rows: Rows, settings: Benchmark, threads: int
 ) -> dict[str, dict[int, list[np.ndarray]]]:
     """Seconds of each call by candidate, batch size and round, in the harness that times a matrix."""
-    on, found = pinning.processors(threads), {name: {} for name in [*openers, benchmark.CONTROL]}
+    on = pinning.processors(threads)
+    found: dict[str, dict[int, list[np.ndarray]]] = {name: {} for name in [*openers, benchmark.CONTROL]}
     calls = {name: partial(lambda opener: opener().run, opener) for name, opener in openers.items()}
     calls[benchmark.CONTROL] = calls[REFERENCE]
     for size in settings.batch_sizes:

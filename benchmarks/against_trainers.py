@@ -88,6 +88,7 @@ def round_of(
     told = {}
     try:
         for process in running.values():
+            assert process.stdout
             while (line := process.stdout.readline()) and line.strip() != "ready":
                 pass
         for way, process in running.items():

@@ -164,7 +164,7 @@ def main() -> None:
 
     from components.host import describe
 
-    result = {
+    result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "host": describe(),
         "versions": {name: version(name) for name in ("pyarrow", "numpy", "pandas", "great_expectations")},

@@ -97,7 +97,7 @@ class Collector:
                 line.outcome = "skipped" if line.outcome == "held" and not line.times else line.outcome
                 line.why = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
             elif report.when == "call":
-                line.times += int(dict(report.user_properties).get("times", 1))
+                line.times += int(dict[str, Any](report.user_properties).get("times", 1))
                 line.outcome = "held" if line.outcome == "skipped" else line.outcome
 
 

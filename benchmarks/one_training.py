@@ -24,7 +24,7 @@ from components.data import Rows, Spec, read_rows, trimmed
 from components.fit import fit, measure, supervised
 from components.model import Context, Model
 from components.optimizers import learning_rate
-from components.params import Fit
+from components.params import CrossEntropy, Fit, Nag, Sgd
 
 if TYPE_CHECKING:
     import torch
@@ -101,8 +101,9 @@ def _optimizer(model: Model, params: Fit, **more: Any) -> torch.optim.Optimizer:
     parts = groups.for_optimizer(trained, {}, params.optimizer.weight_decay)
     if params.optimizer.kind == "adamw":
         return torch.optim.AdamW(parts, lr=params.optimizer.lr, **more)
-    momentum = {"momentum": params.optimizer.momentum, "nesterov": params.optimizer.kind == "nag"}
-    return torch.optim.SGD(parts, lr=params.optimizer.lr, **momentum, **more)
+    assert isinstance(params.optimizer, Sgd | Nag)
+    momentum, nesterov = params.optimizer.momentum, params.optimizer.kind == "nag"
+    return torch.optim.SGD(parts, lr=params.optimizer.lr, momentum=momentum, nesterov=nesterov, **more)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, params: Fit, steps: int) -> Any:
@@ -111,10 +112,15 @@ def _scheduler(optimizer: torch.optim.Optimizer, params: Fit, steps: int) -> Any
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(params.schedule, step, steps))
 
 
+def _smoothing(params: Fit) -> float:
+    assert isinstance(params.loss, CrossEntropy)
+    return params.loss.label_smoothing
+
+
 def _smoothed(params: Fit) -> Callable[[Tensor, Tensor], Tensor]:
     from torch.nn import functional
 
-    smoothing = params.loss.label_smoothing
+    smoothing = _smoothing(params)
     return lambda logits, labels: functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
@@ -122,7 +128,7 @@ def _last(model: Model) -> None:
     """Channels last, for convolutions, as `fit` has it."""
     from components.layout import for_training
 
-    model.module.to(memory_format=for_training(model.module))
+    model.module.to(memory_format=for_training(model.module))  # type: ignore[call-overload]
 
 
 def trainer(model: Model, train: Rows, job: Mapping[str, Any]) -> None:
@@ -141,7 +147,7 @@ def trainer(model: Model, train: Rows, job: Mapping[str, Any]) -> None:
         per_device_train_batch_size=params.batch_size, num_train_epochs=params.epochs,
         learning_rate=params.optimizer.lr, weight_decay=params.optimizer.weight_decay, max_grad_norm=params.clip_norm,
         lr_scheduler_type=params.schedule.kind, warmup_steps=int(params.schedule.warmup_share * steps),
-        label_smoothing_factor=params.loss.label_smoothing if text and not tuned else 0.0,
+        label_smoothing_factor=_smoothing(params) if text and not tuned else 0.0,
         dataloader_num_workers=job["workers"], dataloader_persistent_workers=job["workers"] > 0,
         save_strategy="no", logging_strategy="no", eval_strategy="no", report_to="none", disable_tqdm=True, **said,
     )  # fmt: skip
@@ -188,7 +194,7 @@ def lightning(model: Model, train: Rows, job: Mapping[str, Any]) -> None:
         _last(model)
         prepare = None if text else lambda inputs: model.task.preprocess(inputs, model.spec)
 
-    class Module(light.LightningModule):
+    class Module(light.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.inner = wrapped(model, prepare is not None)
@@ -220,10 +226,11 @@ def lightning(model: Model, train: Rows, job: Mapping[str, Any]) -> None:
         )
     else:
         some["shuffle"] = True
+    loader: DataLoader[Any]
     if tuned:
-        loader = DataLoader(rows, collate_fn=whole, **some)
+        loader = DataLoader(rows, collate_fn=whole, **some)  # type: ignore[arg-type]
     else:
-        loader = DataLoader([rows[i] for i in range(len(rows))], collate_fn=padded, **some)
+        loader = DataLoader([rows[i] for i in range(len(rows))], collate_fn=padded, **some)  # type: ignore[arg-type]
     light.seed_everything(job["seed"], verbose=False)
     light.Trainer(
         accelerator="cpu", devices=1, max_epochs=params.epochs, logger=False, enable_checkpointing=False,

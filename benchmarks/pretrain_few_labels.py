@@ -99,7 +99,7 @@ def once(family: str, seed: int, threads: int) -> dict[str, dict[str, float]]:
     from components import assemble, params
     from components.data import Spec
     from components.fit import answers
-    from components.model import Context
+    from components.model import Context, Model
     from components.passes import PASSES
     from components.schemas import image_classification
 
@@ -117,8 +117,12 @@ def once(family: str, seed: int, threads: int) -> dict[str, dict[str, float]]:
     for start in ("init", *(name for name in METHODS if name != "masked" or family in params.MASKABLE)):
         torch.manual_seed(seed)
         model = assemble.create(params.check_family(FAMILIES[family]), spec)
+
+        def same(_: params.Family, made: Model = model) -> Model:
+            return made
+
         with tempfile.TemporaryDirectory() as folder:
-            context = Context(rows.__getitem__, lambda _, made=model: made, seed, Path(folder), "", lambda *told: None)
+            context = Context(rows.__getitem__, same, seed, Path(folder), "", lambda *told: None)
             if start in METHODS:
                 wanted = {"from": "init", "pass": "pretrain", "method": METHODS[start], "fit": PRETRAIN}
                 PASSES["pretrain"](model, params.check_variant(wanted), context)

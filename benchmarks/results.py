@@ -22,13 +22,13 @@ def write(name: str, title: str, lines: Sequence[Mapping[str, Any]], notes: Sequ
     from components.host import describe
 
     host, versions = describe(), {library: version(library) for library in LIBRARIES}
-    result = {"date": datetime.now(UTC).date().isoformat(), "host": host, "versions": versions}
-    result |= {"lines": list(lines), "notes": list(notes)}
+    date = datetime.now(UTC).date().isoformat()
+    result = {"date": date, "host": host, "versions": versions, "lines": list(lines), "notes": list(notes)}
     told = ", ".join(f"{library} {number}" for library, number in versions.items())
     heads = list(lines[0])
     rows = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines]
     table = ["| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows]]
-    text = f"# {title}\n\n{result['date']}, {host['machine']}, {host['cores']} cores; {told}. "
+    text = f"# {title}\n\n{date}, {host['machine']}, {host['cores']} cores; {told}. "
     text += (
         f"Made by benchmarks/{Path(sys.argv[0]).name}.\n\n"
         + "\n".join(table)
