@@ -3,6 +3,7 @@
 .PHONY: help run test check drill lock offline audit sbom clean
 SHELL := /bin/bash
 BIN := .venv/bin
+WORKERS ?= 2
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -12,12 +13,12 @@ run: .venv/.installed ## run the pipeline: what is stale, then the matrix and th
 
 test: check ## everything that CI checks
 
-check: .venv/.installed ## ruff, types, import contracts, tests
+check: .venv/.installed ## ruff, types, import contracts, tests; WORKERS=2 files at once
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 drill: .venv/.installed ## harm it in every way of the list: what held, in docs/reliability.md (an hour)
 	$(BIN)/python benchmarks/drill.py

@@ -2,12 +2,14 @@
 
 A file of tests that go on from each other (IN_ORDER) runs whole.
 Writes results/drill.json and docs/reliability.md; with paths it runs only the tests there, and writes nothing.
-Exit code 1 if anything was lost. Bring an hour on two cores for all of it.
+Exit code 1 if anything was lost. Bring three quarters of an hour on two cores for all of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import re
 import sys
@@ -60,7 +62,16 @@ class Line:
     seconds: float = 0.0
     outcome: str = "held"  # lost, skipped
     why: str = ""  # it was skipped
-    lost: list[str] = field(default_factory=list)  # its cases that failed
+    lost: list[str] = field(default_factory=list)  # its cases that failed, or did not come to an end
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """This file as a plugin of each worker: keep what has the mark, and whole files IN_ORDER of which one has it."""
+    marked = [item for item in items if item.get_closest_marker("hardening")]
+    in_order = {item.path for item in marked if getattr(getattr(item, "module", None), "IN_ORDER", False)}
+    kept = [item for item in items if item in marked or item.path in in_order]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 class Collector:
@@ -68,15 +79,8 @@ class Collector:
 
     def __init__(self) -> None:
         self.lines: dict[tuple[str, str], Line] = {}
-        self.of: dict[str, list[Line]] = {}
-
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Keep what has the mark, and whole files of which one has it and whose tests go on from each other."""
-        marked = [item for item in items if item.get_closest_marker("hardening")]
-        in_order = {item.path for item in marked if getattr(getattr(item, "module", None), "IN_ORDER", False)}
-        kept = [item for item in items if item in marked or item.path in in_order]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+        self.of: dict[str, list[Line]] = {}  # by case
+        self.failed: set[str] = set()  # cases
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
@@ -84,21 +88,24 @@ class Collector:
             holds = test.rpartition("::")[2].removeprefix("test_").replace("_", " ")
             for mark in item.iter_markers("hardening"):
                 point, done = mark.args
-                line = self.lines.setdefault((point, test), Line(point, done, holds, test))
+                line = self.lines.setdefault((point, test), Line(point, done, holds, test, outcome="lost"))
+                line.lost.append(item.nodeid)
                 self.of.setdefault(item.nodeid, []).append(line)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for line in self.of.get(report.nodeid, []):
             line.seconds += report.duration
-            if report.failed or hasattr(report, "wasxfail"):
-                line.outcome = "lost"
-                line.lost = list(dict.fromkeys([*line.lost, report.nodeid]))
-            elif report.skipped:
-                line.outcome = "skipped" if line.outcome == "held" and not line.times else line.outcome
-                line.why = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-            elif report.when == "call":
+            failed = report.failed or hasattr(report, "wasxfail")
+            if report.when == "call" and report.passed:
                 line.times += int(dict[str, Any](report.user_properties).get("times", 1))
-                line.outcome = "held" if line.outcome == "skipped" else line.outcome
+            if report.skipped and not failed:
+                line.why = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+            ended = report.when == "teardown" and report.nodeid not in self.failed
+            if failed:
+                self.failed.add(report.nodeid)
+            elif ended and report.nodeid in line.lost:
+                line.lost.remove(report.nodeid)
+            line.outcome = "lost" if line.lost else "held" if line.times else "skipped"
 
 
 def order(line: Line) -> tuple[str, int, str]:
@@ -106,11 +113,17 @@ def order(line: Line) -> tuple[str, int, str]:
     return line.point[:1], int(number[0]) if number else 0, line.test
 
 
-def drill(paths: Sequence[str]) -> tuple[list[Line], int]:
-    """Run the tests; the lines in the list's order, and pytest's exit code."""
+def drill(paths: Sequence[str], workers: int) -> tuple[list[Line], int]:
+    """Run the tests, files beside each other; the lines in the list's order, and pytest's exit code."""
     collector = Collector()
-    options = ["-c", str(ROOT / "pyproject.toml"), "-m", "", "-p", "no:cacheprovider", "--tb=short"]
-    code = pytest.main([*options, *paths], plugins=[collector])
+    options = ["-c", str(ROOT / "pyproject.toml"), "-m", "", "-p", "no:cacheprovider", "-p", "drill"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # a list of all that was collected
+        code = pytest.main([*options, "--collect-only", *paths], plugins=[collector])
+    if code:
+        print(said.getvalue())
+        return [], int(code)
+    more = ["--tb=short", "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+    code = pytest.main([*options, *more, *paths], plugins=[collector])
     return sorted(collector.lines.values(), key=order), int(code)
 
 
@@ -205,6 +218,7 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--lost", action="store_true", help="run again what the kept drill lost, and mend its table")
     what.add_argument("paths", nargs="*", default=[], help="run only the tests there, and keep nothing")
+    parser.add_argument("--workers", type=int, default=2, help="test files at once (2)")
     arguments = parser.parse_args()
     if arguments.kept:
         PAGE.write_text(page(json.loads(KEPT.read_text("utf-8"))), "utf-8")
@@ -218,7 +232,8 @@ def main() -> int:
             print("nothing was lost")
             return 0
     started = time.monotonic()
-    lines, code = drill(paths if arguments.paths else [str(ROOT / path) for path in paths])
+    wanted = paths if arguments.paths else [str(ROOT / path) for path in paths]
+    lines, code = drill(wanted, arguments.workers)
     lines = merged(before, lines, paths)
     show(lines)
     if not arguments.paths:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,20 @@ from components.data import Spec
 from components.schemas import image_classification
 from components.stage import QUIET
 
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # what is one a machine, as the lock for timings, is one a worker
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"temper-{worker}-")
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 ROOT = Path(__file__).resolve().parent.parent
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, the long files go first: a long one that comes last would run alone."""
+    if worker:
+        items.sort(key=lambda item: "components" in item.path.parts)
+
+
 settings.register_profile("temper", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 settings.load_profile("temper")
 

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -79,3 +79,16 @@ def test_what_was_lost_is_tried_again_and_takes_its_place(
         ("B9", "held", 2, 3.0),
         ("B10", "lost", 1, 1.0),
     ]
+
+
+def test_what_did_not_come_to_an_end_is_lost(drill: ModuleType) -> None:
+    mark = SimpleNamespace(args=("A1", "it is killed"))
+    items = [SimpleNamespace(nodeid=f"test_a.py::test_b[{n}]", iter_markers=lambda _: [mark]) for n in range(2)]
+    found = drill.Collector()
+    found.pytest_collection_finish(SimpleNamespace(items=items))
+    (line,) = found.lines.values()
+    assert (line.outcome, len(line.lost)) == ("lost", 2)
+    for when in ("setup", "call", "teardown"):
+        said = {"failed": False, "skipped": False, "passed": True, "duration": 1.0, "user_properties": []}
+        found.pytest_runtest_logreport(SimpleNamespace(nodeid=items[0].nodeid, when=when, **said))
+    assert (line.outcome, line.lost, line.times) == ("lost", [items[1].nodeid], 1)
