@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,14 @@ def test_every_path_a_stage_is_given_is_declared(verb: str) -> None:
         else:
             assert name in arguments
             assert any(path == known or path.startswith(f"{known}/") for known in inputs), f"{verb}: {path} is no dep"
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md", "docs/design.md", "docs/signing.md"])
+def test_files_and_names_that_a_page_names_are_there(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    files = re.findall(r"`((?:benchmarks|components|flows|infra|presets|temper|tests|\.ci)/[\w/.-]+\.\w+)`", text)
+    assert files or page == "docs/signing.md"
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    named = re.findall(r"`(\w+)`(?:,| in) `([\w/.]+/[\w.]+\.py)`", text)
+    gone = [(name, file) for name, file in named if not re.search(rf"\b{name}\b", (ROOT / file).read_text("utf-8"))]
+    assert gone == []
