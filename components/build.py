@@ -48,6 +48,7 @@ CODE = (
     "components/pretrained.py",
     "components/profiles.py",
     "components/runtime.py",
+    "components/sequential.py",
     "components/session.py",
     "components/slim.py",
 )

@@ -8,15 +8,18 @@ Reloads without Temper: an `nn.Sequential` of these layers and `safetensors.torc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from components import sequential
 from components.data import Spec
 from components.params import Alexnet
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+logits, features, save = sequential.logits, sequential.features, sequential.save
+lora_targets, prunable = sequential.lora_targets, sequential.prunable
 
 
 def build(params: Alexnet, spec: Spec) -> nn.Module:
@@ -41,44 +44,10 @@ def build(params: Alexnet, spec: Spec) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(inputs, len(spec.classes)))
 
 
-def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    result: Tensor = module(inputs["pixel_values"])
-    return result
-
-
-def features(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The last hidden layer."""
-    result: Tensor = module[:-1](inputs["pixel_values"])
-    return result
-
-
-def _layers(module: nn.Module, kind: str) -> dict[str, Any]:
-    return {name: layer for name, layer in module.named_modules() if type(layer).__name__ == kind}
-
-
-def lora_targets(module: nn.Module) -> list[str]:
-    return [*_layers(module, "Conv2d"), *_layers(module, "Linear")]
-
-
-def prunable(module: nn.Module) -> Sequence[nn.Module]:
-    return [*_layers(module, "Conv2d").values(), *_layers(module, "Linear").values()][:-1]
-
-
 def pruned(module: nn.Module, params: Alexnet) -> Alexnet:
-    widths = [layer.out_channels for layer in _layers(module, "Conv2d").values()]
-    hidden = [layer.out_features for layer in _layers(module, "Linear").values()][:-1]
+    widths, hidden = sequential.widths(module)
     return params.model_copy(update={"widths": widths, "hidden": hidden})
 
 
-def save(module: nn.Module, directory: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(module, str(directory / "model.safetensors"))
-
-
 def load(directory: Path, params: Alexnet, spec: Spec) -> nn.Module:
-    from safetensors.torch import load_model
-
-    module = build(params, spec)
-    load_model(module, str(directory / "model.safetensors"))
-    return module
+    return sequential.filled(build(params, spec), directory)

@@ -6,15 +6,18 @@ Reloads without Temper: an `nn.Sequential` of these layers and `safetensors.torc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from components import sequential
 from components.data import Spec
 from components.params import Mlp
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+logits, features, save = sequential.logits, sequential.features, sequential.save
+lora_targets, prunable = sequential.lora_targets, sequential.prunable
 
 
 def build(params: Mlp, spec: Spec) -> nn.Module:
@@ -28,45 +31,9 @@ def build(params: Mlp, spec: Spec) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(width, len(spec.classes)))
 
 
-def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    result: Tensor = module(inputs["pixel_values"])
-    return result
-
-
-def features(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The last hidden layer."""
-    result: Tensor = module[:-1](inputs["pixel_values"])
-    return result
-
-
-def lora_targets(module: nn.Module) -> list[str]:
-    from torch import nn
-
-    return [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-
-
-def prunable(module: nn.Module) -> Sequence[nn.Module]:
-    from torch import nn
-
-    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)][:-1]
-
-
 def pruned(module: nn.Module, params: Mlp) -> Mlp:
-    from torch import nn
-
-    widths = [layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear)][:-1]
-    return params.model_copy(update={"hidden": widths})
-
-
-def save(module: nn.Module, directory: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(module, str(directory / "model.safetensors"))
+    return params.model_copy(update={"hidden": sequential.widths(module)[1]})
 
 
 def load(directory: Path, params: Mlp, spec: Spec) -> nn.Module:
-    from safetensors.torch import load_model
-
-    module = build(params, spec)
-    load_model(module, str(directory / "model.safetensors"))
-    return module
+    return sequential.filled(build(params, spec), directory)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components import sequential
 from components.data import Spec
 from components.errors import TrainingError
 from components.params import Perceptron
@@ -17,16 +18,13 @@ from components.params import Perceptron
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+logits, save = sequential.logits, sequential.save
+
 
 def build(params: Perceptron, spec: Spec) -> nn.Module:
     from torch import nn
 
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(spec.shape), len(spec.classes)))
-
-
-def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    result: Tensor = module(inputs["pixel_values"])
-    return result
 
 
 def features(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -46,15 +44,5 @@ def pruned(module: nn.Module, params: Perceptron) -> Perceptron:
     return params
 
 
-def save(module: nn.Module, directory: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(module, str(directory / "model.safetensors"))
-
-
 def load(directory: Path, params: Perceptron, spec: Spec) -> nn.Module:
-    from safetensors.torch import load_model
-
-    module = build(params, spec)
-    load_model(module, str(directory / "model.safetensors"))
-    return module
+    return sequential.filled(build(params, spec), directory)

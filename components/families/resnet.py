@@ -13,11 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components import sequential
 from components.data import Spec
 from components.params import Resnet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+logits, save = sequential.logits, sequential.save
 
 
 def build(params: Resnet, spec: Spec) -> nn.Module:
@@ -67,11 +70,6 @@ def build(params: Resnet, spec: Spec) -> nn.Module:
     return nn.Sequential(OrderedDict(layers))
 
 
-def logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    result: Tensor = module(inputs["pixel_values"])
-    return result
-
-
 def features(module: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """The last stage's channels, averaged over the image."""
     result: Tensor = module[:-2](inputs["pixel_values"])
@@ -103,15 +101,5 @@ def pruned(module: Any, params: Resnet) -> Resnet:
     return params.model_copy(update={"widths": widths, "inner_widths": inner})
 
 
-def save(module: nn.Module, directory: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(module, str(directory / "model.safetensors"))
-
-
 def load(directory: Path, params: Resnet, spec: Spec) -> nn.Module:
-    from safetensors.torch import load_model
-
-    module = build(params, spec)
-    load_model(module, str(directory / "model.safetensors"))
-    return module
+    return sequential.filled(build(params, spec), directory)
