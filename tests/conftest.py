@@ -20,6 +20,7 @@ from components.stage import QUIET
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # what is one a machine, as the lock for timings, is one a worker
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"temper-{worker}-")
+    Path(tempfile.tempdir).chmod(0o711)  # PostgreSQL runs as another user
     atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 ROOT = Path(__file__).resolve().parent.parent
 for name, value in QUIET.items():
