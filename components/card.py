@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -29,7 +29,7 @@ def page(
     """`row`: the version's cell in `matrix`; `params`: params.yaml as it ran; `data`: the prepared data's folder."""
     asked = "texts" if spec["vocabulary"] else "images"
     sections: dict[str, Iterator[str]] = {
-        "What it is for": _purpose(spec, row, asked),
+        "What it is for": _purpose(spec, row, asked, params["task"].get("range")),
         "Data": _data(data, matrix),
         "How it was made": _chain(row, matrix, params),
         "Measured": _quality(row, matrix),
@@ -48,11 +48,12 @@ def page(
     return "\n".join(lines)
 
 
-def _purpose(spec: Mapping[str, Any], row: Mapping[str, Any], asked: str) -> Iterator[str]:
+def _purpose(
+    spec: Mapping[str, Any], row: Mapping[str, Any], asked: str, limits: Sequence[float] | None
+) -> Iterator[str]:
     shape = " x ".join(map(str, spec["shape"]))
-    taken = (
-        f"texts, of which it reads the first {shape} tokens" if asked == "texts" else f"images ({shape}), raw values"
-    )
+    values = f"raw values from {limits[0]:g} to {limits[1]:g}, as in the data" if limits else "raw values"
+    taken = f"texts, of which it reads the first {shape} tokens" if asked == "texts" else f"images ({shape}), {values}"
     if "token_type_ids" in spec["inputs"]:
         taken = f"pairs of {taken}"
     classes = [safe(name) for name in spec["classes"]]
@@ -132,7 +133,7 @@ def _quality(row: Mapping[str, Any], matrix: Mapping[str, Any]) -> Iterator[str]
     difference = "the reference itself" if itself else "not measured"
     if compared:
         ends = (row["accuracy_difference"], row["accuracy_low"], row["accuracy_high"])
-        difference = f"{words.points(*ends)} points: {row['verdict']}, by a margin of {matrix['margin'] * 100:g}"
+        difference = f"{words.points(*ends)} points: {row['verdict']} (margin {matrix['margin'] * 100:g})"
     yield line(["accuracy", f"{row['accuracy']:.4f} ({low:.4f} to {high:.4f})", safe(difference)])
     change, fell = row["ece_change"], row["class_change"]
     told = f"{change['difference']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})" if change and compared else ""
@@ -200,6 +201,11 @@ def _host(matrix: Mapping[str, Any]) -> Iterator[str]:
 
 def _limits(row: Mapping[str, Any], matrix: Mapping[str, Any], spec: Mapping[str, Any], asked: str) -> Iterator[str]:
     yield "- Nothing is known of inputs unlike the test rows, of noise and attacks, or of groups of people in the data."
+    if (built := sum(cell["status"] == "ok" for cell in matrix["cells"])) > 1:
+        yield (
+            f"- It was chosen among {built} builds on the test rows that it is reported on: the best of many looks a "
+            f"little better than it is."
+        )
     if asked == "texts":
         yield f"- Longer texts are cut at {spec['shape'][0]} tokens; latency of shorter ones was not measured."
     sizes = ", ".join(map(str, matrix["batch_sizes"]))

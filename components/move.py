@@ -75,11 +75,15 @@ def now(known: Journal, found: registry.Registered, name: str) -> Standing:
     return after(said, "found", said.champion, alias)
 
 
+def gone(name: str) -> list[registry.Version]:
+    """Versions that were rolled back and not brought back by a person."""
+    numbers = sorted(now(journal.read(), registry.registered(name), name).out)
+    return [version for number in numbers if (version := registry.version(name, number))]
+
+
 def out(name: str) -> list[str]:
     """Digests of the builds that were rolled back and must not win again by themselves."""
-    found = registry.registered(name)
-    gone = [registry.version(name, number) for number in now(journal.read(), found, name).out]
-    return sorted(version.digest for version in gone if version and version.digest)
+    return sorted(version.digest for version in gone(name) if version.digest)
 
 
 def finish(name: str) -> str | None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components import contents, failures, move, package, record, registry, remote, smoke, tracking, versions
+from components import contents, failures, keeping, move, package, record, registry, remote, smoke, tracking, versions
 from components.errors import TemperError
 from components.hashing import fingerprint, sha256_file, sha256_tree
 from components.tracking import patiently
@@ -106,7 +106,7 @@ def apply(
         return "nothing to do: no cell meets the policy" + (
             f"; nearest: {decision['nearest_miss']['cell']}" if decision.get("nearest_miss") else ""
         )
-    if done := _nothing_to_do(name, winner, again):
+    if done := keeping.nothing_to_do(name, winner, data, again):
         return done
     only = "dry run" if dry_run else only_records()
     if only:
@@ -123,7 +123,7 @@ def apply(
         remote.before_promotion(push)
     with tracking.lock("registry"):
         # Asked again: another workspace may have promoted while this one waited.
-        if done := _nothing_to_do(name, winner, again):
+        if done := keeping.nothing_to_do(name, winner, data, again):
             return done
         current, based_on = registry.registered(name).aliases.get("champion"), decision["champion"].get("version")
         if current != based_on:
@@ -154,21 +154,6 @@ def _evidence(decision: Mapping[str, Any], matrix: Path) -> dict[str, Any]:
         "data_sha256": json.loads(file.read_text("utf-8")).get("data_sha256"),
         "pipeline_run": record.pipeline_run(),
     }
-
-
-def _nothing_to_do(name: str, winner: Mapping[str, Any], again: bool) -> str | None:
-    current = registry.champion(name)
-    if current is None:
-        return None
-    if current.digest == winner["digest"]:
-        return f"nothing to do: {winner['cell']} is version {current.version} of {name}, the champion"
-    if not again and winner["digest"] in move.out(name):
-        gone = registry.with_digest(name, winner["digest"])
-        return (
-            f"nothing to do: {winner['cell']} is {move.called(gone.version if gone else None)} of {name}, which was "
-            f"rolled back; the champion is version {current.version}; `temper promote --again` brings it back"
-        )
-    return None
 
 
 def _register(name: str, winner: Mapping[str, Any], builds: Path, engines: Path, matrix: Path, data: Path) -> int:

@@ -50,7 +50,8 @@ def back(name: str, to: int | None, reason: str) -> str:
     stays = (
         ""
         if current is None
-        else f"; version {current} stays out until `temper promote --again` or `temper rollback {current}`"
+        else f"; version {current} stays out, and nothing else that was made of its data and params takes its place by "
+        f"itself, until `temper promote --again` or `temper rollback {current}`"
     )
     return (
         f"version {to} of {name} ({tags.get('cell', 'cell unknown')}) is the champion again, before it "

@@ -53,7 +53,7 @@ def _params(root: Path) -> Iterator[Finding]:
     try:
         loaded = params.load(root / "params.yaml")
     except ParamsError as error:
-        yield Finding("fail", "params.yaml", f"{len(error.errors)} mistakes", "\n".join(error.errors))
+        yield Finding("fail", "params.yaml", f"mistakes: {len(error.errors)}", "\n".join(error.errors))
         return
     cells = len(loaded.variants) * len(loaded.targets)
     yield Finding(

@@ -19,13 +19,15 @@ from flows.dvc import driver_lock
 from temper import matrix, workspace
 
 
-def _as_it_ran() -> None:
-    """`temper status --preset` brings a worktree to the params of now; a version must name those it was made with."""
-    if stale := dvc.patiently(dvc.plan).stale(apart=FIRST).keys() - {LAST}:
-        raise TemperError(
-            f"the decision is older than code, params or data here ({len(stale)} stages are stale); "
-            f"`{workspace.command('run')}` decides and promotes anew"
-        )
+def _age() -> str | None:
+    """Whether the decision is of code, params or data that have changed since, in words."""
+    stale = dvc.patiently(dvc.plan).stale(apart=FIRST).keys() - {LAST}
+    if not stale:
+        return None
+    return (
+        f"the decision is older than code, params or data here ({len(stale)} stages are stale); "
+        f"`{workspace.command('run')}` decides and promotes anew"
+    )
 
 
 def promote(dry_run: bool, again: bool) -> None:
@@ -39,8 +41,11 @@ def promote(dry_run: bool, again: bool) -> None:
         raise TemperError(f"there is no decision yet; `{workspace.command('run')}` makes it")
     work, console = Path("work"), Console()
     with driver_lock():  # a run would replace under our hands what is being registered
+        # `temper status --preset` brings a worktree to the params of now; a version must name those it was made with.
+        old = _age()
+        if old and not dry_run:
+            raise TemperError(old)
         if not dry_run:
-            _as_it_ran()
             os.environ |= keep(lambda text: console.print(Text(text, style="yellow"), soft_wrap=True))
         said = tracking.patiently(
             lambda: stage.apply(
@@ -58,6 +63,8 @@ def promote(dry_run: bool, again: bool) -> None:
         )
     if dry_run:
         explain(decision)
+    if old:
+        console.print(Text(f"Beware: {old}", style="yellow"), soft_wrap=True)
     Console().print(Text(said), soft_wrap=True)
 
 

@@ -62,7 +62,8 @@ def rollback(
     """Make an earlier champion the champion again, after proving that it loads and answers as it did.
 
     Needs no data and no run. A second rollback goes one champion further back. What was rolled back stays out, however
-    good its figures, until `temper promote --again` or a rollback to it.
+    good its figures, and no other build of the same data and params takes its place, until `temper promote --again` or
+    a rollback to it. A run on other data, or with other params, decides anew.
     """
     with reported(), inside(preset, fresh=False):
         from temper.rollback import rollback as command

@@ -84,7 +84,7 @@ def _run(root: Path, group: Group) -> None:
             if not stop.is_set():
                 group.ready = True
                 groups.write(root, group)
-                tell(console, group)
+                tell(console, root, group)
                 console.print("Ctrl-C or `temper down` ends all of it.")
             supervisor.watch()
         finally:
@@ -92,10 +92,17 @@ def _run(root: Path, group: Group) -> None:
             supervisor.stop()
 
 
-def tell(console: Console, group: Group) -> None:
+def tell(console: Console, root: Path, group: Group) -> None:
+    """Where to look, and what will run when."""
+    from flows import schedules
+
     user, _, _ = group.password.partition(":")
     console.print(Text.assemble(("Prefect  ", "bold"), (group.prefect, "cyan"), "  schedules, runs, their logs"))
     console.print(Text.assemble(("MLflow   ", "bold"), (group.mlflow, "cyan"), "  tracked runs, registered models"))
+    planned = [one for one in schedules.planned(root) if one.schedule]
+    told = ", ".join(f"{one.name} {one.schedule.cron} ({one.schedule.timezone})" for one in planned if one.schedule)
+    told = told or "none: `schedule` in params.yaml or a preset says when; until then runs are started by hand"
+    console.print(Text.assemble(("Schedule ", "bold"), told))
     console.print(f"Prefect asks for a password: that of {user} is in {groups.FILE}, as `password`, whole.")
 
 
@@ -157,7 +164,7 @@ def _detach(root: Path, prefect_port: int | None, mlflow_port: int | None) -> No
         while process.poll() is None and time.monotonic() < until:
             group = groups.up(root)
             if group is not None and group.pid == process.pid:
-                tell(console, group)
+                tell(console, root, group)
                 console.print(f"`temper status` says how it is, `temper down` ends it (log: {DETACHED_LOG})")
                 return
             time.sleep(0.1)

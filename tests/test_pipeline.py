@@ -209,6 +209,11 @@ def test_back_and_forth_in_one_command_each(plain: Workspace) -> None:
     assert "rolled back" in plain("temper", "show", "2")
     plain("temper", "rollback", "2", "--reason", "it was the lamp")
     assert plain.registry() == (2, 2)
+    params = plain.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("objective: latency_ms", "objective: size_mb"))
+    assert "Beware: the decision is older than code, params or data here" in plain("temper", "promote", "--dry-run")
+    params.write_text(before)
 
 
 def test_a_fault_in_one_cell_costs_one_cell(plain: Workspace, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -160,8 +161,10 @@ def errors(params: Params) -> Iterator[str]:
         if name == "init":
             yield f"{where}: 'init' names the root of the variants; choose another name"
         if variant.parent != "init" and variant.parent not in params.variants:
-            known = ", ".join(["init", *params.variants])
-            yield f"{where}.from: no variant is called {variant.parent!r}; it can be one of: {known}"
+            known = ["init", *(other for other in params.variants if other != name)]
+            meant = difflib.get_close_matches(variant.parent, known, 1)
+            asked = f"did you mean {meant[0]}? " if meant else ""
+            yield f"{where}.from: no variant is called {variant.parent!r}; {asked}it can be one of: {', '.join(known)}"
         seen, at = {name}, variant.parent
         while at in params.variants:
             if at in seen:

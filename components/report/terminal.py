@@ -58,8 +58,6 @@ def mark(row: Row, matrix: Mapping[str, Any], decision: Mapping[str, Any] | None
         return f"★ champion, version {champion['version']}", "bold green"
     if winner and winner["cell"] == row["cell"]:
         return "★ chosen", "bold green"
-    if row.get("pass") == "pretrain":
-        return "no classifier yet", "dim"
     return words.standing(row["cell"], decision or {}), "dim"
 
 
@@ -81,7 +79,10 @@ def speed(row: Row, size: str, reference: str, layout: Layout) -> Text:
     from rich.text import Text
 
     latency, times = words.speed_lines(row, size, reference)
-    told = f"\n{times.replace(' [', chr(10) + '[') if layout.narrow else times}" if times else ""
+    times = times.replace("] ", "]\n")  # what cannot be told
+    if layout.narrow:
+        times = times.replace(" [", "\n[")
+    told = f"\n{times}" if times else ""
     return Text.assemble(latency, (told, SPEED[row["speed_verdict"].get(size, "same")]))
 
 

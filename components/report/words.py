@@ -13,10 +13,12 @@ FRONT = (
     "On the front: no other cell is at least as accurate, at least as small and as fast, and better in one of these. "
     "Latency compares by paired verdicts, not by medians: what cannot be told apart counts as equally fast."
 )
+NOISY = 0.05  # of the control: then intervals of one run do not hold for the next
 HOW_TO_READ = (
     "Accuracy: difference to {reference} in points, paired on {rows:,} test rows, with its {confidence:.0%} interval "
     "and verdict against a margin of {margin:g} points. Latency{tokens}: median over {rounds} interleaved rounds; "
-    "how many times as fast as {reference}, with its {confidence:.0%} interval; "
+    "how many times as fast as {reference}, paired by round (where the machine is noisy, not the quotient of the "
+    "medians), with its {confidence:.0%} interval; "
     "faster or slower if surely beyond {same:.0%} and the control's noise, same if surely within {near:.0%}."
 )
 
@@ -69,13 +71,14 @@ def ratio(value: float, *ends: float) -> str:
 
 
 def speed_lines(row: Row, size: str, reference: str) -> tuple[str, str]:
-    """(latency, ratio to the reference and interval) at one batch size"""
+    """(latency, ratio to the reference and interval, and whether that cannot tell) at one batch size"""
     if size not in row["latency_ms"]:
         return "", ""
     latency = f"{figure(row['latency_ms'][size])} ms"
     if size not in row["speedup"] or row.get("cell") == reference:
         return latency, ""
-    return latency, ratio(*row["speedup"][size])
+    unsure = row["speed_verdict"].get(size) == "cannot tell"
+    return latency, ratio(*row["speedup"][size]) + (" cannot tell" if unsure else "")
 
 
 def calls_words(row: Row, size: str) -> str:
@@ -146,6 +149,8 @@ def control_words(matrix: Mapping[str, Any]) -> str:
     ]
     noise = max(control["noise"].values())
     words = f"Control, the reference against its own copy: {', '.join(parts)}. Noise: {noise:.1%}."
+    if noise > NOISY:
+        words += " So noisy a machine gives other speeds in another run, beyond these intervals, which are of this one."
     verdicts = set(control["speed_verdict"].values())
     if verdicts & {"faster", "slower"}:
         words += " It must read same: do not trust the speeds, measure again on a quiet machine."

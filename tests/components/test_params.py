@@ -119,7 +119,7 @@ def test_the_tree_of_variants_is_checked() -> None:
     raw["variants"]["compact"]["from"] = "pruned"
     raw["variants"]["distilled"]["from"] = "init"
     said = "\n".join(errors(raw))
-    assert "variants.lora.from: no variant is called 'bsae'; it can be one of: init, base" in said
+    assert "variants.lora.from: no variant is called 'bsae'; did you mean base? it can be one of: init, base" in said
     assert "variants.pruned.from: the chain of parents comes back to" in said
     assert "variants.distilled.pass: distill needs a trained parent" in said
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components import contents, move, observe, promote, record, registry, smoke, tracking, versions
+from components import contents, move, observe, promote, record, registry, rollback, smoke, tracking, versions
 from components import journal as journals
 from components.cell import Record
 from components.errors import TemperError
@@ -207,6 +207,26 @@ def test_what_was_rolled_back_does_not_return_by_itself(
     assert registry.registered("digits").aliases["champion"] == 1
     apply(decision, again=True)
     assert registry.registered("digits").aliases["champion"] == 2
+
+
+@pytest.mark.hardening("J56", "rolled back; then another build of the same run wins, of other params, of other data")
+@pytest.mark.parametrize("changed", [None, "params.yaml", "work/data/prepared/more"])
+def test_the_next_best_of_the_same_run_does_not_undo_a_rollback(
+    changed: str | None, promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]
+) -> None:
+    apply(decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot()))
+    rollback.back("digits", None, "slow on Mondays")
+    if changed:
+        with Path(changed).open("a") as file:
+            file.write("# another")
+    said = apply(decide("pruned/fp32", make_build("pruned", "fp32", 3.0), snapshot()))
+    if changed:
+        assert "version 3 of digits is the champion now" in said
+    else:
+        assert "nothing to do: version 2 of digits, which was rolled back, was made of the very same data" in said
+        assert "pruned/fp32 does not take its place by itself; the champion stays version 1" in said
+        assert registry.registered("digits").aliases["champion"] == 1
+        assert "version 3" in apply(decide("pruned/fp32", make_build("pruned", "fp32", 3.0), snapshot()), again=True)
 
 
 def journal() -> list[tuple[int | None, int]]:

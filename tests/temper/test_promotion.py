@@ -147,7 +147,7 @@ def test_rollback_takes_one_command_and_says_what_it_did(workspace: Path) -> Non
     assert "--reason: must say why" in temper("rollback", code=2)
     said = temper("rollback", "--reason", "slow on Mondays")
     assert "version 1 of digits (base/int8) is the champion again, before it version 2" in said
-    assert "version 2 stays out until `temper promote --again`" in said
+    assert "version 2 stays out, and nothing else that was made of its data and params takes its place" in said
     assert registry.registered("digits").aliases == {"champion": 1}
     assert "slow on Mondays" in temper("history") and "rolled back: stays out" in temper("show", "2")
     assert "no earlier champion" in temper("rollback", "--reason", "again", code=1)

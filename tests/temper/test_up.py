@@ -22,10 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from ruamel.yaml import YAML
 
 from components.errors import TemperError
 from flows import agenda, orphans
 from flows import group as groups
+from flows.group import Group
+from temper.up import tell
 from tests.flows.conftest import DAG, WORK
 from tests.workspace import Workspace
 
@@ -337,3 +341,15 @@ def test_after_a_kill_of_the_supervisor_nothing_is_left_and_the_next_up_heals(up
             "SELECT COUNT(*) FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING')"
         ).fetchone()
     assert open_runs == 0
+
+
+@pytest.mark.parametrize("schedule", [None, {"cron": "0 3 * * *", "timezone": "Europe/Berlin"}])
+def test_it_says_what_will_run_when(
+    schedule: dict[str, str] | None, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = YAML(typ="safe").load((root / "params.yaml").read_text())
+    YAML().dump(settings | ({"schedule": schedule} if schedule else {}), tmp_path / "params.yaml")
+    tell(Console(width=200), tmp_path, Group())
+    said = capsys.readouterr().out
+    assert ("Schedule params.yaml 0 3 * * * (Europe/Berlin)" in said) == (schedule is not None)
+    assert ("runs are started by hand" in said) == (schedule is None)

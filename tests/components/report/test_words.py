@@ -24,6 +24,7 @@ def test_the_control_says_what_the_speeds_are_worth(low: float, high: float, ver
     said = words.control_words({"control": timing.control(timed)})
     assert told in said
     assert ("quiet" in said) == (told != "Noise: 1.0%.")
+    assert ("beyond these intervals" in said) == (told != "Noise: 1.0%.")
 
 
 @pytest.mark.parametrize(
