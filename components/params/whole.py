@@ -73,20 +73,31 @@ def _hidden(got: Any) -> Any:
     return re.sub(r"//[^/@]*@", "//...@", got) if isinstance(got, str) else got
 
 
+def _meant(error: Mapping[str, Any], missing: Sequence[tuple[int | str, ...]]) -> str | None:
+    """The key that an unknown one may have been meant to be: one missing there, else one that may be left out."""
+    *parent, key = error["loc"]
+    wanted = [str(loc[-1]) for loc in missing if list(loc[:-1]) == parent]
+    known = [] if str(key) in _keys() else _keys()  # unless it is itself right elsewhere
+    meant = difflib.get_close_matches(str(key), wanted, 1) or difflib.get_close_matches(str(key), known, 1, 0.8)
+    return meant[0] if meant else None
+
+
+def _lines(found: Sequence[Mapping[str, Any]], raw: Any) -> list[str]:
+    """One for each mistake; that a key is missing which was misspelt is none of its own."""
+    missing = [tuple(item["loc"]) for item in found if item["type"] == "missing"]
+    unknown = [item for item in found if item["type"] == "extra_forbidden"]
+    misspelt = {(*item["loc"][:-1], _meant(item, missing)) for item in unknown}
+    return [_describe(item, raw, missing) for item in found if tuple(item["loc"]) not in misspelt]
+
+
 def _describe(error: Mapping[str, Any], raw: Any, missing: Sequence[tuple[int | str, ...]]) -> str:
     where = _path(error["loc"], raw)
     got = error.get("input")
     shown = "" if isinstance(got, dict | list) or error["type"] == "missing" else f", got {_hidden(got)!r:.80}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        *parent, key = error["loc"]
-        wanted = [str(loc[-1]) for loc in missing if list(loc[:-1]) == parent]
-        # One that is missing there, or else one that may be left out somewhere, unless it is itself right elsewhere.
-        known = [] if str(key) in _keys() else _keys()
-        meant = difflib.get_close_matches(str(key), wanted, 1) or difflib.get_close_matches(str(key), known, 1, 0.8)
-        return f"{where}: unknown key; " + (
-            f"did you mean {meant[0]}?" if meant else "remove it or correct its spelling"
-        )
+        meant = _meant(error, missing)
+        return f"{where}: unknown key; " + (f"did you mean {meant}?" if meant else "remove it or correct its spelling")
     if error["type"] == "missing":
         return f"{where}: is missing; add it"
     if error["type"] == "union_tag_invalid":
@@ -107,9 +118,7 @@ def check(raw: object) -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        missing = [item["loc"] for item in found if item["type"] == "missing"]
-        raise ParamsError([_describe(item, raw, missing) for item in found]) from None
+        raise ParamsError(_lines(error.errors(include_url=False), raw)) from None
     if wrong := list(tree.errors(params)):
         raise ParamsError(wrong)
     return params
@@ -135,8 +144,7 @@ def check_schedule(raw: object) -> Retraining | None:
         return Retraining.model_validate(given)
     except ValidationError as error:
         found = [{**item, "loc": ("schedule", *item["loc"])} for item in error.errors(include_url=False)]
-        missing = [("schedule", *item["loc"]) for item in error.errors() if item["type"] == "missing"]
-        raise ParamsError([_describe(item, raw, missing) for item in found]) from None
+        raise ParamsError(_lines(found, raw)) from None
 
 
 MOST_VALUES = 100_000

@@ -57,7 +57,7 @@ def calibration(row: Row) -> dict[str, Any]:
 def speed(row: Row, size: str, reference: str) -> dict[str, Any]:
     latency, times = words.speed_lines(row, size, reference)
     verdict = row["speed_verdict"].get(size, "") if times else ""
-    told = f"{times} {verdict}".strip()
+    told = f"{times.removesuffix(verdict).strip()} {verdict}".strip()
     energy = row["energy_mj"].get(size)
     joules = f"{words.figure(energy)} mJ a row" if energy is not None else ""
     return lines(latency, told, words.calls_words(row, size), joules, tone=TONE.get(verdict, ""))

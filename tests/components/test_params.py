@@ -104,8 +104,12 @@ def test_a_misspelling_is_answered_with_what_was_meant() -> None:
     raw["variants"]["pruned"]["ration"] = raw["variants"]["pruned"].pop("ratio")
     raw["variants"]["lora"]["pass"] = "loras"
     del raw["source"]["kind"]
+    raw["validate"]["min_row"] = raw["validate"].pop("min_rows")
     said = errors(raw)
     assert "variants.pruned.ration: unknown key; did you mean ratio?" in said
+    assert [line for line in said if line.startswith("validate")] == [
+        "validate.min_row: unknown key; did you mean min_rows?"
+    ]
     assert (
         "variants.lora.pass: must be one of 'train', 'pretrain', 'lora', 'distill', 'prune', 'qat', got 'loras'" in said
     )

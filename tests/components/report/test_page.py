@@ -183,3 +183,10 @@ def test_many_classes_leave_those_that_fell_most() -> None:
     assert "76 classes that fell less are left out" in text
     assert "c99" in text
     assert "c75n = 3" not in text.replace("\n", "")
+
+
+@pytest.mark.parametrize("verdict", ["faster", "cannot tell"])
+def test_whether_it_is_faster_is_said_once(verdict: str) -> None:
+    row = next(cell for cell in matrix()["cells"] if cell["speedup"].get("1"))
+    told = page.speed({**row, "speed_verdict": {"1": verdict}}, "1", "")["small"][0]
+    assert told.endswith(f"] {verdict}") and told.count(verdict) == 1
