@@ -74,6 +74,7 @@ async def _follow(here: Path, planned: list[Planned], missing: list[Planned]) ->
             now = schedules.planned(here)
             if now != planned:
                 missing, planned = await deployments.register(here, now), now
+                _say(f"schedules changed: registered {', '.join(one.name for one in planned)}")
             elif missing:
                 missing = await deployments.tell_of(missing)
             said = ""

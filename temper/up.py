@@ -102,7 +102,7 @@ def tell(console: Console, root: Path, group: Group) -> None:
     planned = [one for one in schedules.planned(root) if one.schedule]
     told = ", ".join(f"{one.name} {one.schedule.cron} ({one.schedule.timezone})" for one in planned if one.schedule)
     told = told or "none: `schedule` in params.yaml or a preset says when; until then runs are started by hand"
-    console.print(Text.assemble(("Schedule ", "bold"), told))
+    console.print(Text.assemble(("Schedule ", "bold"), told, "; a change is taken up in ten seconds"))
     console.print(f"Prefect asks for a password: that of {user} is in {groups.FILE}, as `password`, whole.")
 
 

@@ -175,6 +175,22 @@ def test_a_deployment_has_its_schedule_and_typed_parameters(up: Up) -> None:
         up.trigger(dry_run="perhaps")
 
 
+def test_a_schedule_that_changes_while_it_is_up_is_taken_up(up: Up) -> None:
+    """Of a preset, which had another; of params.yaml, which had none. And back."""
+
+    def crons(name: str) -> list[str]:
+        return [entry["schedule"]["cron"] for entry in up.deployment(name)["schedules"]]
+
+    preset, params = up.folder / "presets/quick.yaml", up.folder / "params.yaml"
+    before = params.read_text()
+    preset.write_text(PRESET.replace("0 3 * * *", "30 4 * * 1"))
+    params.write_text(before + "\nschedule: {cron: '15 5 * * *', timezone: UTC}\n")
+    until(lambda: (crons("quick"), crons("params.yaml")) == (["30 4 * * 1"], ["15 5 * * *"]))
+    preset.write_text(PRESET)
+    params.write_text(before)
+    until(lambda: (crons("quick"), crons("params.yaml")) == (["0 3 * * *"], []))
+
+
 def test_a_run_by_hand_then_nothing_to_do(up: Up) -> None:
     run = up.trigger(dry_run=True)
     assert up.ended(run) == ("Completed", "dry run: nothing was promoted")
