@@ -61,6 +61,9 @@ def _params(root: Path) -> Iterator[Finding]:
         "params.yaml",
         f"{loaded.name}: {len(loaded.variants)} variants x {len(loaded.targets)} targets = {cells} cells",
     )
+    if (data := getattr(loaded.source, "path", None)) and not (root / data).exists():
+        remedy = "put the data there or correct the path; until then no run begins"
+        yield Finding("fail", "data", f"source.path {data} is not there", remedy)
     cores = host.describe()["cores"]
     if loaded.threads > cores:
         remedy = f"set threads to at most {cores}; it changes the bytes of models, so do it before the first run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -126,6 +127,17 @@ def test_doctor_finds_what_is_wrong(folder: Path) -> None:
     assert "seed: is missing; add it" in done.stdout
     assert "127.0.0.1:9 does not answer" in done.stdout
     assert "unset PREFECT_API_URL" in done.stdout
+
+
+def test_doctor_says_that_the_data_are_not_there(folder: Path) -> None:
+    text = (folder / "params.yaml").read_text()
+    source = "source: {kind: csv, path: data/none.csv, delimiter: ','}\n\n"
+    (folder / "params.yaml").write_text(re.sub(r"(?ms)^source:.*?(?=^task:)", source, text))
+    done = temper("doctor", cwd=folder)
+    assert done.returncode == 1 and "source.path data/none.csv is not there" in done.stdout
+    (folder / "data").mkdir()
+    (folder / "data/none.csv").touch()
+    assert "is not there" not in temper("doctor", cwd=folder).stdout
 
 
 @pytest.mark.parametrize(
