@@ -94,7 +94,7 @@ def matrix(
 @app.command(rich_help_panel="Pipeline")
 def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Promote even what was rolled back.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Promote what a rollback keeps out, too.")] = False,
     preset: Preset = None,
 ) -> None:
     """Apply the last decision: register its winner and make it the champion. Safe to repeat.
