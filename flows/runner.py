@@ -112,7 +112,7 @@ class Runner:
                 what, last = self._whole(name, plainly)
             except StageFailed as error:
                 self.failed[name] = error
-                self.watch(name, "failed", time.monotonic() - started, str(error))
+                self.watch(name, "failed", time.monotonic() - started, error.reason)
                 raise
             except Busy:
                 self.watch(name, "busy", time.monotonic() - started, "DVC is busy")

@@ -68,7 +68,7 @@ def tell(name: str, outcome: Outcome, folder: Path, dry_run: bool) -> State[Any]
 
 
 def _red(outcome: Outcome) -> str:
-    lines = [f"{stage}: {failure.reason.removeprefix(f'{stage}: ')}" for stage, failure in outcome.failed.items()]
+    lines = [f"{stage}: {failure.reason}" for stage, failure in outcome.failed.items()]
     lines += [f"{cell}: failed" for cell in outcome.failed_cells]
     lines += [f"not in MLflow: {outcome.untracked}"] if outcome.untracked else []
     lines += [f"not run, because of that: {', '.join(outcome.skipped)}"] if outcome.skipped else []
