@@ -175,9 +175,8 @@ class Runner:
         if own is None and not plainly and BUSY.search(text):
             raise Busy(f"{name}: {said[-1] if said else 'DVC is busy'}")
         own_code = int(own.group(1)) if own else code if plainly else 1
-        reason = (
-            "\n".join(line.removeprefix(f"{name}: ") for line in said[-8:]) or f"exit code {own_code} without a message"
-        )
+        said = [re.sub(rf"^({re.escape(name)}: )+", "", line) for line in said]  # who tells of it names the stage
+        reason = "\n".join(said[-8:]) or f"exit code {own_code} without a message"
         if own is None and (told := disk_fault(OSError(reason), Path.cwd())):  # DVC names neither path nor remedy
             reason += f"\n{told}"
         raise StageFailed(name, own_code, f"{reason}\n(log: {log_path})")
