@@ -2,7 +2,7 @@
 
 A file of tests that go on from each other (IN_ORDER) runs whole.
 Writes results/drill.json and docs/reliability.md; with paths it runs only the tests there, and writes nothing.
-Exit code 1 if anything was lost. Bring three quarters of an hour on two cores for all of it.
+Exit code 1 if anything was lost. Bring an hour on two cores for all of it.
 """
 
 from __future__ import annotations

@@ -68,9 +68,6 @@ def against(console: Console, other: str) -> None:
 
     now = read()
     since, then = _then(other)
-    if then == now:
-        console.print(Text(f"nothing changed since {since}: it is the very same matrix"))
-        return
     console.print(changes.table(then, now, since, console.width))
 
 

@@ -45,8 +45,6 @@ def warnings(then: Matrix, now: Matrix) -> list[str]:
 
 def notes(then: Matrix, now: Matrix) -> list[str]:
     """What to keep in mind where a comparison is allowed."""
-    if then == now:
-        return ["It is the very same matrix."]
     noise = [max((m["control"].get("noise") or {"": 0.0}).values()) for m in (then, now)]
     versions = [
         f"{name} {then['versions'].get(name, 'none')} → {now['versions'].get(name, 'none')}"
@@ -137,6 +135,8 @@ def table(then: Matrix, now: Matrix, since: str, width: int) -> Group:
     from rich.measure import Measurement
     from rich.text import Text
 
+    if then == now:
+        return Group(Text(f"Nothing changed since {since}. It is the very same matrix."))
     ruler = Console(width=10_000)
     shown = laid_out(then, now, since, narrow=False)
     if Measurement.get(ruler, ruler.options, shown).maximum > width:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from components import objects, remote
+from components import objects, remote, verified_ssh
 from components.remote import RemoteError, Target
 from tests.hardening.proxy import slow
 from tests.infra.storage import Storage, free_port
@@ -151,6 +151,15 @@ def test_a_server_whose_key_is_not_known_gets_nothing(
     with pytest.raises(RemoteError, match=r"showed a key that is not in known_hosts .* nothing was promoted"):
         remote.before_promotion(policy(url))
     assert not [path for path in ssh.files() if "strange" in path.parts]
+
+
+def test_no_server_is_given_the_users_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    dvc_ssh = pytest.importorskip("dvc_ssh", reason="no SSH client: pip install '.[ssh]'")
+    kind = dvc_ssh.SSHFileSystem
+    monkeypatch.setattr(kind, "_prepare_credentials", kind._prepare_credentials)  # put back afterwards
+    assert kind(host="backup").fs_args["agent_forwarding"], "DVC's own default: is verified_ssh still needed?"
+    verified_ssh.verify_hosts()
+    assert not kind(host="backup").fs_args["agent_forwarding"] and kind(host="backup").fs_args["known_hosts"] == ()
 
 
 @pytest.mark.hardening("C18", "the remote is down")

@@ -88,5 +88,6 @@ def test_other_versions_are_told() -> None:
 
 
 def test_the_same_matrix_is_said_to_be_so() -> None:
-    assert "It is the very same matrix." in printed(matrix(), matrix())
+    same = printed(matrix(), matrix())
+    assert "It is the very same matrix." in same and len(same.splitlines()) == 1, "and nothing is listed twice"
     assert "It is the very same matrix." not in printed(matrix(), changed())
