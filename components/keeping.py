@@ -45,5 +45,6 @@ def _held(name: str, data: Path) -> int | None:
     if not (gone := move.gone(name)):
         return None
     provenance = record.Provenance.read(record.ROOT / record.pipeline_run()) or record.Provenance.now(Path.cwd())
-    made = {"data.sha256": sha256_tree(data), "params.sha256": provenance.tags["params.sha256"]}
+    values = "params.values.sha256"  # a comment is no reason to undo a rollback
+    made = {"data.sha256": sha256_tree(data), values: provenance.tags[values]}
     return next((one.version for one in gone if all(one.tags.get(key) == made[key] for key in made)), None)

@@ -13,6 +13,7 @@ Beside them lies provenance.json, what the pipeline run started from: by the tim
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -133,6 +134,17 @@ def environment(workspace: Path) -> dict[str, str]:
     return python | ({"constraints.sha256": sha256_file(lock)} if lock.exists() else {})
 
 
+def _plain(text: str) -> Any:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def values_sha256(text: str) -> str:
+    """One hash over what a YAML text says: not over its comments, blanks and order of keys."""
+    return hashlib.sha256(json.dumps(_plain(text), sort_keys=True, default=str).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What a run or a version must name to be made again."""
@@ -146,18 +158,17 @@ class Provenance:
         from components import params
 
         path = workspace / "params.yaml"
-        tags = {"host": socket.gethostname(), **git_state(workspace), "params.sha256": sha256_file(path)}
-        tags |= environment(workspace)
+        text = path.read_text("utf-8")
+        hashes = {"params.sha256": sha256_file(path), "params.values.sha256": values_sha256(text)}
+        tags = {"host": socket.gethostname(), **git_state(workspace), **hashes, **environment(workspace)}
         if experiment := os.environ.get("DVC_EXP_NAME"):
             tags["dvc.experiment"] = experiment
-        return cls(params.load(path).name, tags | dvc_lock(workspace), path.read_text("utf-8"))
+        return cls(params.load(path).name, tags | dvc_lock(workspace), text)
 
     @property
     def settings(self) -> Any:
         """params.yaml as it was, as plain data."""
-        from ruamel.yaml import YAML
-
-        return YAML(typ="safe", pure=True).load(self.params)
+        return _plain(self.params)
 
     @classmethod
     def read(cls, folder: Path) -> Provenance | None:

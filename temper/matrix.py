@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from components.errors import TemperError
 from temper import workspace
 
 MATRIX, DECISION = Path("work/matrix/matrix.json"), Path("work/decision/decision.json")
-REPORT = Path("work/decision/report.html")
+REPORT, DATA = Path("work/decision/report.html"), Path("work/data/prepared")
 
 
 def read() -> dict[str, Any]:
@@ -51,6 +52,8 @@ def show(console: Console) -> None:
     console.print(terminal.table(matrix, decision, console.width))
     if decision is not None:
         console.print(Text.assemble(("decision: ", "bold"), f"{decision['action']}: {decision.get('reason', '')}"))
+        if done := _done(decision):
+            console.print(Text(done, style="yellow"))
         for cell in decision["failed"]:
             reason = next((row["reason"] for row in matrix["cells"] if row["cell"] == cell), "")
             console.print(Text(f"failed: {cell}: {reason}", style="bold red"))
@@ -60,6 +63,18 @@ def show(console: Console) -> None:
     console.print(
         Text(f"why each cell may or may not be promoted: {workspace.command('promote --dry-run')}", style="dim")
     )
+
+
+def _done(decision: Mapping[str, Any]) -> str | None:
+    """Why promote has nothing to do, in words: the winner is the champion, or was rolled back. None if it has."""
+    from components import keeping, params
+
+    if decision["winner"] is None:
+        return None
+    try:
+        return keeping.nothing_to_do(params.load().name, decision["winner"], DATA, again=False)
+    except TemperError as error:
+        return f"whether it was promoted cannot be told: {error}"
 
 
 def against(console: Console, other: str) -> None:

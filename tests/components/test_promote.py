@@ -210,17 +210,21 @@ def test_what_was_rolled_back_does_not_return_by_itself(
 
 
 @pytest.mark.hardening("J56", "rolled back; then another build of the same run wins, of other params, of other data")
-@pytest.mark.parametrize("changed", [None, "params.yaml", "work/data/prepared/more"])
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [(None, ""), ("params.yaml", "seed: 0 # zero"), ("params.yaml", "seed: 7"), ("work/data/prepared/more", "1")],
+    ids=["nothing", "a comment", "params", "data"],
+)
 def test_the_next_best_of_the_same_run_does_not_undo_a_rollback(
-    changed: str | None, promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]
+    changed: str | None, text: str, promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]
 ) -> None:
     apply(decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot()))
     rollback.back("digits", None, "slow on Mondays")
     if changed:
-        with Path(changed).open("a") as file:
-            file.write("# another")
+        before = Path(changed).read_text("utf-8") if Path(changed).exists() else ""
+        Path(changed).write_text(before.replace("seed: 0", text) or text, "utf-8")
     said = apply(decide("pruned/fp32", make_build("pruned", "fp32", 3.0), snapshot()))
-    if changed:
+    if changed and "#" not in text:
         assert "version 3 of digits is the champion now" in said
     else:
         assert "nothing to do: version 2 of digits, which was rolled back, was made of the very same data" in said

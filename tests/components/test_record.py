@@ -43,3 +43,14 @@ def test_with_one_the_users_own_stands_beside_it(checkout: Path, monkeypatch: py
     assert len(tags["git.head"]) == 40 and tags["git.head_dirty"] == "true"
     monkeypatch.setenv("TEMPER_COMMIT", "")  # the driver could keep none
     assert record.Provenance.now(checkout).tags["git.dirty"] == "true"
+
+
+def test_a_comment_changes_the_file_and_not_its_values(checkout: Path) -> None:
+    path = checkout / "params.yaml"
+    text, seen = path.read_text("utf-8"), []
+    for written in (text, "# said\n" + text, text.replace("seed: 0", "seed: 7")):
+        path.write_text(written, "utf-8")
+        seen.append(record.Provenance.now(checkout).tags)
+    assert len({tags["params.sha256"] for tags in seen}) == 3
+    values = [tags["params.values.sha256"] for tags in seen]
+    assert values[0] == values[1] != values[2]

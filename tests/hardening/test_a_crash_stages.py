@@ -63,9 +63,9 @@ def compare(workspace: Workspace, whole: Workspace) -> None:
     one, two = whole.lock(), workspace.lock()
     assert list(one) == list(two)
     asked = [one.read("work/observed/champion.json")["version"] for one in (whole, workspace)]
-    champion = ("champion",) if asked[0] == asked[1] else ()
+    champion = {"champion"} if asked[0] == asked[1] else set()
     for name in one:
-        if name.partition("@")[0] not in (*TIMED, *ALWAYS, *({"champion"} - {*champion})):
+        if name.partition("@")[0] not in {*TIMED, *ALWAYS, "champion"} - champion:
             assert one[name] == two[name], name
     for kind in ("data", "models", "builds", "engines", "predictions", *champion):
         assert sha256_tree(workspace.folder / "work" / kind) == sha256_tree(whole.folder / "work" / kind), kind

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from components import journal, move, registry, smoke, tracking
 from components.decide import decide
+from components.hashing import sha256_file
 from components.params import Bounds, Caps, Policy
 from components.smoke import Proof
+from temper import matrix as command
 from temper.__main__ import app
 from temper.promote import explain
 from tests.components.matrices import matrix
@@ -154,6 +156,34 @@ def test_rollback_takes_one_command_and_says_what_it_did(workspace: Path) -> Non
     assert "never was the champion (1, 2 were)" in temper("rollback", "3", "--reason", "x", code=1)
     temper("rollback", "2", "--reason", "it was the network")
     assert registry.registered("digits").aliases["champion"] == 2
+
+
+def test_the_matrix_says_what_became_of_its_winner(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {"version": 1, "digest": "digest1"}
+    policy = Policy(
+        metric="accuracy",
+        margin=0.02,
+        batch_size=1,
+        objective="latency_ms",
+        bounds=Bounds(latency_ms=None, size_mb=None),
+    )
+    decision = decide(matrix(), policy, made)
+    for path, content in ((command.MATRIX, matrix()), (command.DECISION, decision)):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content), "utf-8")
+
+    def said(digest: str) -> str:
+        winner = {**decision["winner"], "digest": digest}
+        told = {**decision, "winner": winner, "matrix_sha256": sha256_file(command.MATRIX)}
+        command.DECISION.write_text(json.dumps(told), "utf-8")
+        return temper("matrix")
+
+    assert "nothing to do" not in said("new")
+    assert f"nothing to do: {decision['winner']['cell']} is version 2 of digits, the champion" in said("digest2")
+    temper("rollback", "--reason", "slow on Mondays")
+    assert "is version 2 of digits, which was rolled back; the champion is version 1" in said("digest2")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "whether it was promoted cannot be told: " in said("digest2")
 
 
 def test_the_dry_run_explains_each_gate_of_each_cell(capsys: pytest.CaptureFixture[str]) -> None:
