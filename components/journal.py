@@ -66,6 +66,15 @@ class Journal:
     def of(self, model: str) -> list[Line]:
         return [line for line in self.lines if line.model == model]
 
+    def digest(self, model: str, number: int) -> str | None:
+        """Of the build that was promoted as this version, if a line says so."""
+        said = (
+            line.fields.get("evidence") or {}
+            for line in reversed(self.lines)
+            if (line.model, line.to) == (model, number)
+        )
+        return next((evidence["digest"] for evidence in said if evidence.get("digest")), None)
+
     def last(self, model: str) -> Line | None:
         return next((line for line in reversed(self.lines) if line.model == model), None)
 
@@ -148,6 +157,13 @@ def _parse(place: int, text: str | None) -> Line | None:
         return None
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container, where the number has no name
+        return f"uid {os.getuid()}"
+
+
 def append(
     known: Journal, model: str, action: Action, before: int | None, to: int, reason: str, evidence: Mapping[str, Any]
 ) -> Line:
@@ -160,7 +176,7 @@ def append(
     fields = {
         "number": number,
         "time": max([now, *(line.time for line in known.lines[-1:])]),  # a clock that was set back makes no disorder
-        "who": getpass.getuser(),
+        "who": _user(),
         "host": socket.gethostname(),
         "model": model,
         "action": action,

@@ -16,23 +16,23 @@ def nothing_to_do(name: str, winner: Mapping[str, Any], data: Path, again: bool)
     `data`: the folder that the winner was made from.
     """
     current = registry.champion(name)
-    if current is None:
-        return None
-    if current.digest == winner["digest"]:
+    if current and current.digest == winner["digest"]:
         return f"nothing to do: {winner['cell']} is version {current.version} of {name}, the champion"
+    stays = f"the champion is {move.called(current.version if current else None)}"
     if again:
         return None
     if winner["digest"] in move.out(name):
-        gone = registry.with_digest(name, winner["digest"])
+        known = registry.with_digest(name, winner["digest"])
+        which = f"is {move.called(known.version)} of {name}" if known else f"was a version of {name}, deleted since"
         return (
-            f"nothing to do: {winner['cell']} is {move.called(gone.version if gone else None)} of {name}, which was "
-            f"rolled back; the champion is version {current.version}; `temper promote --again` brings it back"
+            f"nothing to do: {winner['cell']} {which}, which was rolled back; {stays}; "
+            f"`temper promote --again` brings it back"
         )
-    if (held := _held(name, data)) is not None:
+    if current and (held := _held(name, data)) is not None:
         return (
             f"nothing to do: version {held} of {name}, which was rolled back, was made of the very same data and "
-            f"params, so {winner['cell']} does not take its place by itself; the champion stays version "
-            f"{current.version}. Other data or params decide anew; `temper promote --again` promotes {winner['cell']}"
+            f"params, so {winner['cell']} does not take its place by itself; {stays}. Other data or params decide "
+            f"anew; `temper promote --again` promotes {winner['cell']}"
         )
     return None
 

@@ -42,14 +42,18 @@ class Standing:
 
 
 def after(standing: Standing, action: Action, before: int | None, to: int) -> Standing:
-    """A promotion puts a version on the stack; going back takes off what lies above it."""
+    """A promotion puts a version on the stack; going back takes off what lies above it, and what is left stays out.
+
+    Who brings back what had been rolled back says that this was right, and nothing against what it replaces.
+    """
     stack, out = standing.stack, standing.out
     back = action == "rollback" or (action == "found" and before is not None and to < before)
     if back and to in stack:
         stack = stack[: len(stack) - stack[::-1].index(to)]
     elif standing.champion != to:
         stack = (*stack, to)
-    return Standing(stack, (out | {before} if back and before is not None else out) - {to})
+    left = {before} if back and before is not None and to not in out else set()
+    return Standing(stack, (out | left) - {to})
 
 
 def standing(known: Journal, name: str) -> Standing:
@@ -60,11 +64,22 @@ def standing(known: Journal, name: str) -> Standing:
 
 
 def pending(known: Journal, found: registry.Registered, name: str) -> Line | None:
-    """The last line, if its aliases were not all moved: its writer was killed. A line without a hash came last."""
+    """The last line, if its aliases were not all moved: its writer was killed. A line without a hash came last.
+
+    One whose version is not there any more (model or database were made anew) can never be carried out.
+    """
     line, mark = known.last(name), found.journalled
     if line is None or "line_before_sha256" not in line.fields or line.mark == mark:
         return None
-    return line if mark is None or line.number > int(mark.partition(" ")[0]) else None
+    if mark is not None and line.number <= int(mark.partition(" ")[0]):
+        return None
+    return line if version(known, name, line.to) else None
+
+
+def version(known: Journal, name: str, number: int) -> registry.Version | None:
+    """The version that the journal means: in a model that was made anew another may have its number."""
+    found, digest = registry.version(name, number), known.digest(name, number)
+    return found if found is None or digest in (None, found.digest) else None
 
 
 def now(known: Journal, found: registry.Registered, name: str) -> Standing:
@@ -75,15 +90,30 @@ def now(known: Journal, found: registry.Registered, name: str) -> Standing:
     return after(said, "found", said.champion, alias)
 
 
+def current(name: str) -> registry.Version | None:
+    """The champion, or what is it as soon as a promotion that was killed is finished."""
+    line = pending(journal.read(), registry.registered(name), name)
+    return registry.version(name, line.to) if line else registry.champion(name)
+
+
 def gone(name: str) -> list[registry.Version]:
-    """Versions that were rolled back and not brought back by a person."""
-    numbers = sorted(now(journal.read(), registry.registered(name), name).out)
-    return [version for number in numbers if (version := registry.version(name, number))]
+    """Versions that were rolled back, were not brought back by a person, and are still there."""
+    known = journal.read()
+    numbers = sorted(now(known, registry.registered(name), name).out)
+    return [one for number in numbers if (one := version(known, name, number))]
 
 
 def out(name: str) -> list[str]:
-    """Digests of the builds that were rolled back and must not win again by themselves."""
-    return sorted(version.digest for version in gone(name) if version.digest)
+    """Digests of the builds that were rolled back and must not win again by themselves, deleted versions' too."""
+    known = journal.read()
+    numbers = now(known, registry.registered(name), name).out
+    digests = {known.digest(name, number) or _digest(name, number) for number in numbers}
+    return sorted(digest for digest in digests if digest)
+
+
+def _digest(name: str, number: int) -> str | None:
+    found = registry.version(name, number)
+    return found.digest if found else None
 
 
 def finish(name: str) -> str | None:
@@ -143,7 +173,7 @@ def _carry_out(name: str) -> None:
         line, said = known.last(name), standing(known, name)
         if line is None or said.champion is None:
             return
-        previous = next((number for number in said.earlier if registry.version(name, number)), None)
+        previous = next((number for number in said.earlier if version(known, name, number)), None)
         try:
             versions.set_aliases(name, said.champion, previous, line.mark)
         except TemperError:

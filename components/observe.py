@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from components import checkpoint, failures, host, move, registry, signing
+from components import checkpoint, failures, host, move, signing
 from components.errors import DataError
 from components.hashing import code_sha256, fingerprint, sha256_file
 from components.sources import SOURCES
@@ -95,9 +95,9 @@ def champion(name: str, earlier: dict[str, Any] | None, same_inputs: bool) -> di
     of before stays, or every promotion would wake `champion`, `compare` and `decide` once more. Once
     something has changed, and after a rollback or a promotion from elsewhere, it is what the registry says.
     """
-    current = registry.champion(name)
+    current = move.current(name)
     if current is None:
-        return NO_CHAMPION
+        return NO_CHAMPION | {"rolled_back": move.out(name) or None}
     if earlier and same_inputs and current.digest and current.digest == decided_digest():
         return earlier
     row = json.loads(current.tags.get("matrix_row", "{}"))

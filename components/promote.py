@@ -99,7 +99,8 @@ def apply(
     Raises TemperError if the champion is not the one that the decision was made against.
     """
     tracking.drain()
-    if finished := move.finish(name):
+    only = "dry run" if dry_run else only_records()
+    if not only and (finished := move.finish(name)):
         log.info("%s", finished)
     winner = decision["winner"]
     if winner is None:
@@ -108,7 +109,6 @@ def apply(
         )
     if done := keeping.nothing_to_do(name, winner, data, again):
         return done
-    only = "dry run" if dry_run else only_records()
     if only:
         if not dry_run:
             EXPERIMENT.parent.mkdir(parents=True, exist_ok=True)
@@ -128,12 +128,24 @@ def apply(
         current, based_on = registry.registered(name).aliases.get("champion"), decision["champion"].get("version")
         if current != based_on:
             raise move.stale(name, current, based_on)
-        known = registry.with_digest(name, winner["digest"])
+        known = _whole(name, winner["digest"])
         number = known.version if known else _register(name, winner, builds, engines, matrix, data)
         cell = Path(winner["variant"], winner["target"])
         evidence |= smoke.challenger(name, number, predictions / cell, data)
         move.champion(name, number, based_on, "promote", decision.get("reason", ""), evidence)
     return f"version {number} of {name} is the champion now: {winner['cell']}, before it {move.called(based_on)}"
+
+
+def _whole(name: str, digest: str) -> registry.Version | None:
+    """The version with this build, unless its files were damaged or cannot be had: then it is registered anew."""
+    if (known := registry.with_digest(name, digest)) is None:
+        return None
+    try:
+        with package.verified(name, known.version):
+            return known
+    except TemperError as error:
+        log.warning("%s; the build is registered once more", error)
+        return None
 
 
 def _evidence(decision: Mapping[str, Any], matrix: Path) -> dict[str, Any]:

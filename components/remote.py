@@ -29,11 +29,13 @@ from components.errors import TemperError
 log = logging.getLogger("temper")
 
 VARIABLE = "TEMPER_REMOTE"  # in the environment: takes the place of what params.yaml names
-NAME = "temper"  # of our own section in DVC's configuration, for the length of one command
+# Of our own section in DVC's configuration, for the length of one command: one of the user's would go before it.
+NAME = "temper-policy-push"
 PROBE_S = 5.0
 CONNECT_S, READ_S = 10, 60  # of one request
 FETCH_S = 3600.0  # a fetch that no policy bounds
 SCHEMES = {"s3": ("dvc_s3", 443), "ssh": ("dvc_ssh", 22)}  # package, usual port
+SSH_CONFIG = Path("~/.ssh/config")
 UNKNOWN_HOST = re.compile(r"Host key is not trusted|HostKeyNotVerifiable", re.IGNORECASE)
 FORBIDDEN = re.compile(
     r"\b40[13]\b|Forbidden|Access ?Denied|Permission denied|SignatureDoesNotMatch|InvalidAccessKeyId|credentials|"
@@ -48,7 +50,11 @@ class RemoteError(TemperError):
 
 def problem(remote: str) -> str | None:
     """Why a remote cannot be named so; None if it can."""
-    parts = urlsplit(remote)
+    try:
+        parts = urlsplit(remote)
+        _ = parts.port
+    except ValueError:  # its words would show what stands there
+        return "must be an address, its port a number up to 65535"
     if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
         return (
             "must not hold credentials: they come from the environment (AWS_ACCESS_KEY_ID, an SSH agent) or from DVC's "
@@ -186,6 +192,8 @@ def _reachable(target: Target) -> None:
     package, port = SCHEMES[parts.scheme]
     if find_spec(package) is None:
         raise RemoteError(f"{target.shown}: needs {package.replace('_', '-')}; pip install 'temper[{parts.scheme}]'")
+    if parts.scheme == "ssh" and SSH_CONFIG.expanduser().exists():
+        return  # by which the host may have another name and port, or lie behind a third
     if parts.scheme == "s3":
         endpoint = target.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if not endpoint:  # Amazon's own: which host depends on the region

@@ -23,7 +23,7 @@ def back(name: str, to: int | None, reason: str) -> str:
     if (earlier := found.aliases.get("previous")) and not known.of(name):
         choices = [earlier]  # a store from before the journal
     if to is None:
-        to = next((number for number in choices if registry.version(name, number)), None)
+        to = next((number for number in choices if move.version(known, name, number)), None)
         if to is None:
             raise TemperError(f"{name} has no earlier champion to go back to; `temper history` shows what there was")
     elif to == current:
@@ -36,7 +36,7 @@ def back(name: str, to: int | None, reason: str) -> str:
     try:
         proof = smoke.earlier(name, to, package)
     except TemperError as error:
-        others = ", ".join(f"`temper rollback {number}`" for number in choices if number != to)
+        others = ", ".join(f"`temper rollback {number} --reason ...`" for number in choices if number != to)
         raise TemperError(
             f"version {to} of {name} cannot take over: {error}; {move.called(current)} stays the champion"
             + (f"; other ways back: {others}" if others else "")
@@ -51,7 +51,7 @@ def back(name: str, to: int | None, reason: str) -> str:
         ""
         if current is None
         else f"; version {current} stays out, and nothing else that was made of its data and params takes its place by "
-        f"itself, until `temper promote --again` or `temper rollback {current}`"
+        f"itself, until `temper promote --again` or `temper rollback {current} --reason ...`"
     )
     return (
         f"version {to} of {name} ({tags.get('cell', 'cell unknown')}) is the champion again, before it "

@@ -31,7 +31,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from components import intact, record, redaction, scratch
+from components import intact, record, redaction, registry, scratch
 from components.disk import disk_faults
 from components.errors import ParamsError, TemperError
 from components.files import append_line, write_atomic
@@ -192,8 +192,7 @@ def refuse_open_folders() -> None:
 
     A folder for a group is its owner's choice; one with the sticky bit keeps others' names apart.
     """
-    for name in OURS:
-        path = Path(name)
+    for path in dict.fromkeys(folder / name for folder in (Path(), registry.root()) for name in OURS):
         mode = path.stat().st_mode if path.exists() else 0
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise TemperError(

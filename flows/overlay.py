@@ -53,6 +53,9 @@ def choose_source(given: Any, main: Path, where: str = "source") -> Any:
     looked = []
     for source in candidates:
         path = source.get("path") if isinstance(source, Mapping) else None
+        dataset = source.get("dataset") if path is None and isinstance(source, Mapping) else None
+        if isinstance(dataset, str) and "\0" not in dataset and (main / dataset).is_dir():  # else its id on the hub
+            return {**source, "dataset": str((main / dataset).resolve())}
         if not isinstance(path, str) or "\0" in path:
             return source
         absolute = (main / Path(path).expanduser()).resolve()

@@ -26,6 +26,7 @@ MLFLOW = QUIET | {
 }
 READY = "temper: polling"  # what the runner prints once
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+BACKEND = "MLFLOW_BACKEND_STORE_URI"
 PROBE_S = 5.0
 
 
@@ -69,20 +70,23 @@ def check_database() -> None:
         ) from None
 
 
-def mlflow_command(port: int, store: str) -> list[str]:
-    """MLflow's own server on a store; names other than loopback's are refused, and pages of other sites."""
+def mlflow_command(port: int) -> list[str]:
+    """MLflow's own server; names other than loopback's are refused, and pages of other sites.
+
+    Its store is in the environment, BACKEND: an address may hold a password, and everybody can read arguments.
+    """
     words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += ["--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"]
-    words += ["--backend-store-uri", store, "--artifacts-destination", str(registry.mlruns() / "artifacts")]
+    words += ["--artifacts-destination", str(registry.mlruns() / "artifacts")]
     return [sys.executable, *words]
 
 
 def mlflow(group: Group) -> Part:
-    store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or registry.address()
+    store = os.environ.get(BACKEND) or registry.address()
     return Part(
         "mlflow",
-        mlflow_command(group.mlflow_port or 0, store),
-        environment() | MLFLOW,
+        mlflow_command(group.mlflow_port or 0),
+        environment() | MLFLOW | {BACKEND: store},
         _answers(f"{group.mlflow}/health"),
     )
 

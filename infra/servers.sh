@@ -22,7 +22,8 @@ export PREFECT_HOME="$home/prefect" PREFECT_LOGGING_LEVEL=WARNING
 trap 'trap - EXIT; kill $(jobs -p) 2>/dev/null; wait' EXIT INT TERM
 python -m uvicorn --factory prefect.server.api.server:create_app --host 127.0.0.1 --port "$prefect_port" --lifespan on >"$home/prefect.log" 2>&1 &
 # --workers 1: SQLite has one writer
-mlflow server --host 127.0.0.1 --port "$mlflow_port" --workers 1 --backend-store-uri "sqlite:///$home/mlflow.db" \
+mlflow server --host 127.0.0.1 --port "$mlflow_port" --workers 1 \
+    --allowed-hosts "127.0.0.1:$mlflow_port,localhost:$mlflow_port" --backend-store-uri "sqlite:///$home/mlflow.db" \
     --artifacts-destination "$home/artifacts" >"$home/mlflow.log" 2>&1 &
 
 await() { # name, address, log

@@ -56,7 +56,7 @@ def rollback(
     version: Annotated[
         int | None, typer.Argument(min=1, help="Left out: the champion before, along the journal.")
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why; the journal keeps it.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, which the journal keeps: it must be given.")] = "",
     preset: Preset = None,
 ) -> None:
     """Make an earlier champion the champion again, after proving that it loads and answers as it did.

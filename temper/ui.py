@@ -52,8 +52,8 @@ def ui(port: int) -> int:
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            parts.mlflow_command(port, where),
-            env={**os.environ, **parts.MLFLOW},
+            parts.mlflow_command(port),
+            env={**os.environ, **parts.MLFLOW, parts.BACKEND: where},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -18,7 +18,11 @@ def _remote(given: str | None) -> str | None:
 
 
 def _endpoint(given: str | None) -> str | None:
-    parts = urlsplit(given or "")
+    try:
+        parts = urlsplit(given or "")
+        _ = parts.port
+    except ValueError:  # its words would show what stands there
+        raise ValueError("must be http(s)://host:port, the port a number up to 65535") from None
     if given is not None and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
         raise ValueError("must be http(s)://host:port, without credentials")
     return given

@@ -28,8 +28,9 @@ def several(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke, "earlier", lambda *_: Proof("package", 32, 0.0, 0.0))
 
 
-def go(to: int) -> None:
-    move.champion("digits", to, registry.registered("digits").aliases.get("champion"), "promote", "faster", {})
+def go(to: int, digest: str | None = None) -> None:
+    evidence = {"digest": digest} if digest else {}
+    move.champion("digits", to, registry.registered("digits").aliases.get("champion"), "promote", "faster", evidence)
 
 
 def aliases() -> dict[str, int]:
@@ -120,9 +121,9 @@ def test_rollbacks_go_back_one_by_one_and_what_was_bad_stays_out(several: None) 
     with pytest.raises(TemperError, match="no earlier champion"):
         rollback.back("digits", None, "again")
     rollback.back("digits", 3, "3 was right after all")  # a person's word brings it back
-    assert aliases() == {"champion": 3} and move.out("digits") == ["digest1", "digest2"]
+    assert aliases() == {"champion": 3, "previous": 1} and move.out("digits") == ["digest2"]
     go(2)  # so does `temper promote --again`
-    assert aliases() == {"champion": 2, "previous": 3} and move.out("digits") == ["digest1"]
+    assert aliases() == {"champion": 2, "previous": 3} and move.out("digits") == []
     assert [line.fields["reason"] for line in journal.read().lines if line.action == "rollback"] == [
         "slow on Mondays",
         "slow too",
@@ -147,7 +148,7 @@ def test_a_rollback_that_cannot_be_is_refused_in_words(several: None, monkeypatc
 
     monkeypatch.setattr(smoke, "earlier", broken)
     before = (aliases(), moves())
-    with pytest.raises(TemperError, match=r"cannot take over: model.onnx was changed; version 3 stays .*rollback 1`"):
+    with pytest.raises(TemperError, match=r"cannot take over: model.onnx was changed; version 3 stays .*rollback 1 --reason ...`"):
         rollback.back("digits", None, "x")
     assert (aliases(), moves()) == before
 
@@ -223,3 +224,47 @@ def test_a_rollback_killed_half_way_is_finished_or_never_was(
     assert "version 2 of digits is the champion" in str(move.finish("digits"))
     assert aliases() == {"champion": 2, "previous": 1} and moves()[3:] == [("rollback", 3, 2)]
     assert "not carried out" not in troubles() and move.finish("digits") is None
+
+
+@pytest.mark.hardening("J56", "a rolled-back version, and the one after it, are deleted")
+def test_what_was_rolled_back_stays_out_when_its_version_is_deleted(several: None) -> None:
+    for number in (1, 2):
+        go(number, f"digest{number}")
+    rollback.back("digits", None, "slow on Mondays")
+    tracking.client().delete_model_version("digits", "2")
+    assert move.out("digits") == ["digest2"] and move.gone("digits") == []
+    tracking.client().delete_model_version("digits", "1")
+    assert registry.champion("digits") is None and move.out("digits") == ["digest2"]
+
+
+@pytest.mark.hardening("J55", "the registered model is deleted and made anew under an old journal")
+def test_a_model_that_was_made_anew_goes_its_own_way(several: None) -> None:
+    for number in (1, 2, 3):
+        go(number, f"digest{number}")
+    rollback.back("digits", None, "bad")
+    client = tracking.client()
+    client.delete_registered_model("digits")
+    assert move.finish("digits") is None and "there is no champion" in troubles()
+    client.create_registered_model("digits")
+    for number in (1, 2, 3):
+        client.create_model_version("digits", "mlruns/none", tags={"digest": f"new{number}", "cell": "base/fp32"})
+        assert move.finish("digits") is None, "the journal's version 2 was another"
+        assert f"new{number}" not in move.out("digits")
+        go(number, f"new{number}")
+    assert aliases() == {"champion": 3, "previous": 2} and troubles() == ""
+
+
+@pytest.mark.hardening("A8", "kill -9 of a promotion, then a run that looks for the champion")
+def test_the_champion_is_what_a_killed_promotion_will_make_it(several: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    go(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(move.versions, "set_aliases", killed)
+        with pytest.raises(SystemExit):
+            go(2)
+    found = move.current("digits")
+    assert aliases() == {"champion": 1} and found is not None and found.version == 2
+    move.finish("digits")
+    assert aliases() == {"champion": 2, "previous": 1} and move.current("digits") == found

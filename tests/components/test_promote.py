@@ -228,9 +228,52 @@ def test_the_next_best_of_the_same_run_does_not_undo_a_rollback(
         assert "version 3 of digits is the champion now" in said
     else:
         assert "nothing to do: version 2 of digits, which was rolled back, was made of the very same data" in said
-        assert "pruned/fp32 does not take its place by itself; the champion stays version 1" in said
+        assert "pruned/fp32 does not take its place by itself; the champion is version 1" in said
         assert registry.registered("digits").aliases["champion"] == 1
         assert "version 3" in apply(decide("pruned/fp32", make_build("pruned", "fp32", 3.0), snapshot()), again=True)
+
+
+def test_a_build_whose_version_was_damaged_is_registered_once_more(
+    promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]
+) -> None:
+    apply(decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot()))
+    damaged = registry.files(registry.champion("digits").source)  # type: ignore[union-attr]
+    assert damaged is not None
+    (damaged / "artifacts/model.onnx").write_bytes(b"damaged")
+    rollback.back("digits", None, "it does not load")
+    again = apply(decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot()), again=True)
+    assert "version 3 of digits is the champion now" in again
+
+
+@pytest.mark.hardening("A8", "kill -9 of a promotion, then a dry run")
+def test_a_dry_run_finishes_no_promotion(
+    promoted: str, make_build: Callable[..., str], decide: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise SystemExit
+
+    decision = decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot())
+    with monkeypatch.context() as patch:
+        patch.setattr(move.versions, "set_aliases", killed)
+        with pytest.raises(SystemExit):
+            apply(decision)
+    before = state()
+    assert before[0]["champion"] == 1 and "nothing was moved" in apply(decision, dry_run=True)
+    assert state() == before
+    apply(decision)
+    assert state()[0]["champion"] == 2
+
+
+def test_without_a_champion_too_what_was_rolled_back_does_not_return(
+    promoted: str, make_build: Callable[..., str], decide: Callable[..., Any]
+) -> None:
+    apply(decide("lora/fp32", make_build("lora", "fp32", 2.0), snapshot()))
+    rollback.back("digits", None, "slow on Mondays")
+    for number in ("1", "2"):
+        tracking.client().delete_model_version("digits", number)
+    said = apply(decide("lora/fp32", make_build("lora", "fp32", 2.0), {"version": None}))
+    assert "was a version of digits, deleted since, which was rolled back; the champion is none" in said
+    assert registry.version("digits", 3) is None
 
 
 def journal() -> list[tuple[int | None, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ def test_remotes(good: str) -> None:
         ("relative/folder", "must be s3://"),
         ("s3:bucket", "must be s3://"),
         ("--help", "must be s3://"),
+        ("ssh://host:22x/srv", "its port a number up to 65535"),
+        ("ssh://me:secret/srv", "its port a number up to 65535"),
+        ("s3://[::1/srv", "must be an address"),
     ],
 )
 def test_what_is_none(bad: str, words: str) -> None:
@@ -56,6 +60,22 @@ def test_the_policy_may_say_so_and_never_with_a_password(root: Path) -> None:
         checked(root, {"endpoint": "http://key:hunter2@host", "required": True, "timeout_s": 60.0})
     assert "policy.push.endpoint: must not hold credentials" in str(refused.value)
     assert "hunter2" not in str(refused.value)
+    with pytest.raises(ParamsError, match=r"policy.push.endpoint: must be http\(s\)://host:port, the port a number"):
+        checked(root, {"endpoint": "http://localhost:90000", "required": True, "timeout_s": 60.0})
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_host_that_the_ssh_config_may_rename_is_left_to_dvc(
+    configured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SSH_CONFIG", tmp_path / "config")
+    if configured:
+        remote.SSH_CONFIG.write_text("Host far\n  HostName 127.0.0.1\n", "utf-8")
+    monkeypatch.setattr(remote, "find_spec", lambda _: object())
+    asked: list[Any] = []
+    monkeypatch.setattr(remote.socket, "create_connection", lambda *given: asked.append(given) or io.BytesIO())
+    remote._reachable(remote.Target("ssh://far/srv", None, 60.0))
+    assert bool(asked) is not configured
 
 
 def test_reasons_hide_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

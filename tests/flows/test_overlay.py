@@ -99,6 +99,13 @@ def test_no_worktree_is_called_so(name: str, root: Path) -> None:
         standing.path(root, name)
 
 
+def test_a_data_set_in_a_folder_is_that_of_the_main_checkout(root: Path) -> None:
+    (root / "main/reviews").mkdir(parents=True)
+    for dataset, found in (("reviews", str(root / "main/reviews")), ("owner/reviews", "owner/reviews")):
+        hub = {"kind": "hub", "dataset": dataset}
+        assert overlay.choose_source(hub, root / "main") == {**hub, "dataset": found}
+
+
 def test_the_first_source_whose_data_are_there(root: Path) -> None:
     main = root / "main"
     main.mkdir()

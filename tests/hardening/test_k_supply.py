@@ -202,6 +202,15 @@ def test_folders_that_everybody_may_write_to_are_refused(tmp_path: Path, monkeyp
         Path(name).chmod(0o775)  # a group's
         stage.refuse_open_folders()
         Path(name).chmod(before)
+    preset = Path(".temper/presets/news")
+    preset.mkdir(parents=True)
+    with monkeypatch.context() as there:
+        there.chdir(preset)
+        (tmp_path / "mlruns").chmod(0o777)  # the one that its runs write to
+        with pytest.raises(TemperError, match=r"mlruns: everybody on this machine may write there"):
+            stage.refuse_open_folders()
+        (tmp_path / "mlruns").chmod(0o755)
+        stage.refuse_open_folders()
     Path("work").chmod(0o777)
     env = {**os.environ, "PYTHONPATH": str(Path(stage.__file__).parents[1])}
     done = subprocess.run(
