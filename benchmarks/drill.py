@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 KEPT, PAGE = ROOT / "benchmarks/results/drill.json", ROOT / "docs/reliability.md"
+APART = "::test_killed_in_every_stage_"  # each of its cases takes a third of an hour: a unit of work for itself
 LIBRARIES = ("prefect", "mlflow", "dvc", "torch", "onnx", "onnxruntime", "great-expectations")
 GROUPS = {
     "A": ("Crash and resume", range(1, 9)),
@@ -72,6 +74,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [item for item in items if item in marked or item.path in in_order]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """A file of tests runs in one process, in order, but for what stands APART."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if APART in nodeid else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 class Collector:

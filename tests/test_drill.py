@@ -92,3 +92,13 @@ def test_what_did_not_come_to_an_end_is_lost(drill: ModuleType) -> None:
         said = {"failed": False, "skipped": False, "passed": True, "duration": 1.0, "user_properties": []}
         found.pytest_runtest_logreport(SimpleNamespace(nodeid=items[0].nodeid, when=when, **said))
     assert (line.outcome, line.lost, line.times) == ("lost", [items[1].nodeid], 1)
+
+
+def test_cases_that_take_long_are_shared_out_and_all_else_by_file(drill: ModuleType, root: Path) -> None:
+    def unit(case: str) -> str:
+        return str(drill.ByFile._split_scope(None, case))
+
+    stages = next((root / "tests").rglob("test_a_crash_stages.py"))
+    assert f"def {drill.APART.removeprefix('::')}" in stages.read_text("utf-8")
+    assert unit(f"a.py{drill.APART}x[tree]") != unit(f"a.py{drill.APART}x[child]")
+    assert unit("a.py::test_x[1]") == unit("a.py::test_y") == "a.py"

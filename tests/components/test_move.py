@@ -148,7 +148,9 @@ def test_a_rollback_that_cannot_be_is_refused_in_words(several: None, monkeypatc
 
     monkeypatch.setattr(smoke, "earlier", broken)
     before = (aliases(), moves())
-    with pytest.raises(TemperError, match=r"cannot take over: model.onnx was changed; version 3 stays .*rollback 1 --reason ...`"):
+    with pytest.raises(
+        TemperError, match=r"cannot take over: model.onnx was changed; version 3 stays .*rollback 1 --reason ...`"
+    ):
         rollback.back("digits", None, "x")
     assert (aliases(), moves()) == before
 

@@ -105,7 +105,11 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
         process = killed.start()
         killed.until_begun(process, stage)
         share = (third + moments.random()) / MOMENTS
+        share /= 2 if stage == "promote" else 1  # nothing comes after it that could be killed in its stead
         time.sleep(share * max(0.1, durations.get(stage, 1.5) - LOADING_S))
+        if process.poll() is not None:  # it was so much quicker than the run that was timed
+            assert (stage, process.returncode) == ("promote", 0), process.communicate()[0][-3000:]
+            continue
         assert not killed.ran(process) & finished, stage
         kill(killed, process, stage)
         times += 1
@@ -122,6 +126,7 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
     versions, champion = killed.workspace.registry()
     assert champion == versions == len(set(killed.workspace.digests())), "none is made twice"
     assert versions == 1 or early, "what is timed anew between two promotions may choose anew"
+    assert times >= MOMENTS * len(stages) - 2
     assert not list((killed.workspace.folder / "work/aside").glob("*"))
     sound(killed.workspace.folder)
     record_property("times", times)
