@@ -47,7 +47,7 @@ def versus(
         **settings,
     )
     by_class = class_changes(mine, other, classes, settings["confidence"])
-    fell = min(by_class, key=lambda name: by_class[name]["change"])
+    fell = min((name for name in by_class if by_class[name]["rows"]), key=lambda name: by_class[name]["change"])
     shown = ("change", "low", "high", "rows")
     return against | {
         "rows": len(ours.labels),
@@ -57,10 +57,11 @@ def versus(
 
 
 def class_changes(mine: Judged, other: Judged, classes: list[str], confidence: float) -> dict[str, dict[str, Any]]:
-    """`proof.class_changes` by the classes' names."""
+    """`proof.class_changes` by the classes' names; of a class without test rows nothing is known."""
     ours, theirs = mine.answers, other.answers
     changes = proof.class_changes(ours.labels, theirs.predictions, ours.predictions, confidence)
-    return {classes[number]: found for number, found in changes.items()}
+    unknown = {"rows": 0} | dict.fromkeys(("accuracy", "change", "low", "high"))
+    return {name: changes.get(number, unknown) for number, name in enumerate(classes)}
 
 
 # What a row says of a cell against the reference, by the same names as `versus`.

@@ -183,6 +183,10 @@ def examine(
                 said[cell] = {"status": record.status, "reason": record.reason}
                 continue
             sizes = [size for size in benchmark.batch_sizes if runtime.takes(build, size)]
+            if not sizes:
+                reason = f"takes none of benchmark.batch_sizes ({', '.join(map(str, benchmark.batch_sizes))})"
+                said[cell] = {"status": "not measured", "reason": reason}
+                continue
             largest = batch(rows, max(benchmark.batch_sizes))
             said[cell] = footprint.fresh(build, threads, largest, sizes, benchmark.loads)
             if said[cell]["status"] == "ok":

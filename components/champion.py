@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from components import answers, package, runtime, text
@@ -40,6 +41,10 @@ def run(threads: int, data: Path, champion: Path, out: Path) -> dict[str, float]
             Record("not measured", reason).write(out)
             return {}
         answered = answers.ask(runtime.open_build(folder, threads), rows)
+        if broken := int((~np.isfinite(answered.logits).all(1)).sum()):
+            reason = f"version {known['version']} answers {broken} of {len(rows)} test rows with NaN or infinite logits"
+            Record("not measured", reason).write(out)
+            return {}
     written = answers.write(answered, out, data / "test.parquet")
     figures = {"accuracy": answered.accuracy(), "rows": len(answered.labels)}
     Record("ok", figures={**figures, **written}).write(out)

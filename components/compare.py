@@ -126,7 +126,7 @@ def run(
     champion_answers = Judged.read(champion, split, settings) if champion_record.status == "ok" else None
     # The first of the best in the order of params, so that ties do not hang on anything else.
     best = max(answered, key=lambda at: answered[at].answers.accuracy()) if answered else None
-    at_policy = noise.get(policy.batch_size, 0.0)
+    at_policy = noise.get(policy.batch_size, math.inf)  # without a control no difference is told from noise
     faster = timing.beaten_by(list(records), policy.batch_size, medians, at_policy, compare.confidence)
 
     rows = []

@@ -136,8 +136,10 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
         )
     if version is not None and matrix["champion"]["status"] != "ok":
         words += f"; the champion was not compared: {matrix['champion']['reason']}"
-    control = matrix["control"].get("speed_verdict", {}).get(str(policy.batch_size), "same")
-    if control == "cannot tell":
+    control = matrix["control"].get("speed_verdict", {}).get(str(policy.batch_size), "none")
+    if control == "none":
+        words += "; beware: the reference was not timed against its own copy, so no speed can be told from noise"
+    elif control == "cannot tell":
         words += "; beware: the machine was too noisy to tell small differences, measure again when it is quiet"
     elif control != "same":
         words += "; beware: the reference differed in speed from its own copy, measure again on a quiet machine"
@@ -175,16 +177,11 @@ def run(policy: Policy, matrix: Path, champion: Path, out: Path) -> dict[str, An
     chosen = next(
         (row for row in measured["cells"] if decision["winner"] and row["cell"] == decision["winner"]["cell"]), None
     )
-    figures = (
-        {
-            "accuracy": chosen["accuracy"],
-            "latency_ms": chosen["latency_ms"][size],
-            "size_mb": chosen["size_mb"],
-            "speedup": chosen["speedup"].get(size, [1.0])[0],  # the reference has none over itself
-        }
-        if chosen
-        else {}
-    )
+    figures = {key: chosen[key] for key in ("accuracy", "size_mb")} if chosen else {}
+    if chosen:
+        figures["latency_ms"] = chosen["latency_ms"][size]
+    if chosen and size in chosen["speedup"]:
+        figures["speedup"] = chosen["speedup"][size][0]
     return {
         **{f"chosen_{name}": value for name, value in figures.items()},
         "feasible_cells": sum(cell["feasible"] for cell in decision["cells"].values()),

@@ -81,6 +81,10 @@ def cap_checks(row: Row, matrix: Mapping[str, Any], policy: Policy) -> Iterator[
     caps, champion = policy.caps, row["versus_champion"]
     if caps is None:
         return
+    untested = [name for name, known in (row.get("classes") or {}).items() if not known["rows"]]
+    if caps.worst_class_drop is not None and untested:
+        kind = f"the cap of {caps.worst_class_drop * 100:g} points"
+        yield at_most("policy.caps.worst_class_drop", None, caps.worst_class_drop, f"class {untested[0]}", kind)
     rivals: dict[str, Mapping[str, Any]] = {}
     if row["cell"] != matrix.get("reference"):
         rivals[f"the reference, {matrix.get('reference')}"] = row

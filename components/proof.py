@@ -124,6 +124,7 @@ def accuracy(
     if identical:
         low, high, method = 0.0, 0.0, "identical"
     verdict = accuracy_verdict(low, high, margin)
+    needed = rows_needed(gained, lost, rows, margin, confidence) if verdict == "cannot tell" else None
     return {
         "difference": (gained - lost) / rows,
         "low": low,
@@ -138,7 +139,8 @@ def accuracy(
             "right_to_wrong": lost / rows,
         },
         "verdict": verdict,
-        "rows_needed": rows_needed(gained, lost, rows, margin, confidence) if verdict == "cannot tell" else None,
+        # The bootstrap may not tell where the score, by which they are counted, just would.
+        "rows_needed": max(needed, rows + 1) if needed else None,
     }
 
 

@@ -42,7 +42,9 @@ def found(workspace: Path) -> Iterator[tuple[str, str]]:
 def files(workspace: Path) -> list[Path]:
     """Temporary files and folders whose process is gone."""
     here = [path for place in PLACES for path in (workspace / place).glob(".*")]
-    here += [path for tree in TREES for path in (workspace / tree).rglob(".*")]
+    # os.walk goes on where a folder vanishes meanwhile.
+    walked = (step for tree in TREES for step in os.walk(workspace / tree))
+    here += [Path(at, name) for at, *both in walked for name in (*both[0], *both[1]) if name.startswith(".")]
     dead = [path for path in here if (match := ASIDE_NAME.fullmatch(path.name)) and _is_dead(int(match[2]))]
     return sorted(dead + list(workspace.glob(NEW)) + scratch.abandoned(workspace))
 

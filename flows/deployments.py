@@ -19,7 +19,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from components.errors import TemperError
-from flows import notify
+from flows import notify, schedules
 from flows.retrain import retrain
 from flows.schedules import Planned
 
@@ -48,8 +48,9 @@ async def register(root: Path, planned: list[Planned]) -> list[Planned]:
     said = template(root)
     async with get_client() as client:
         await _pool(client, said["work_pool"]["name"])
+        names = schedules.names(root)
         for one in planned:
-            made = await _deployment(one, said)
+            made = await _deployment(one, said, names)
             if await _version(client, one) != made.version:  # renewing takes what is due and not begun off the list
                 await made.aapply(work_pool_name=said["work_pool"]["name"])
         await _remove_gone(client, {one.name for one in planned}, said["tags"])
@@ -77,12 +78,12 @@ async def _pool(client: PrefectClient, name: str) -> None:
         return
 
 
-async def _deployment(one: Planned, said: dict[str, Any]) -> RunnerDeployment:
+async def _deployment(one: Planned, said: dict[str, Any], names: list[str]) -> RunnerDeployment:
     schedule = one.schedule
     parameters: dict[str, Any] = {"preset": one.name}
     if schedule and schedule.stage_timeout_s:
         parameters["stage_timeout_s"] = schedule.stage_timeout_s
-    return await retrain.ato_deployment(
+    made = await retrain.ato_deployment(
         one.name,
         schedules=[Cron(schedule.cron, timezone=schedule.timezone)] if schedule else [],
         parameters=said["parameters"] | parameters,
@@ -92,8 +93,11 @@ async def _deployment(one: Planned, said: dict[str, Any]) -> RunnerDeployment:
         work_pool_name=said["work_pool"]["name"],
         job_variables=said["work_pool"]["job_variables"],
         entrypoint_type=EntrypointType.MODULE_PATH,
-        version=hashlib.sha256(repr((one, said, parameter_schema(retrain))).encode()).hexdigest()[:12],
+        version=hashlib.sha256(repr((one, said, names, parameter_schema(retrain))).encode()).hexdigest()[:12],
     )
+    # The flow was read when this process began; presets may have come since.
+    made._parameter_openapi_schema.properties["preset"]["enum"] = names
+    return made
 
 
 async def _version(client: PrefectClient, one: Planned) -> str | None:
@@ -117,8 +121,6 @@ def main() -> int:
     workers in a way that this server refuses."""
     import asyncio
     import sys
-
-    from flows import schedules
 
     root = Path.cwd()
     try:

@@ -177,6 +177,10 @@ class Runner:
         own_code = int(own.group(1)) if own else code if plainly else 1
         said = [re.sub(rf"^({re.escape(name)}: )+", "", line) for line in said]  # who tells of it names the stage
         reason = "\n".join(said[-8:]) or f"exit code {own_code} without a message"
+        if own_code == -signal.SIGKILL:
+            reason += (
+                "\nit was killed (SIGKILL), by the kernel if memory ran out; `limits` in params.yaml bound a stage"
+            )
         if own is None and (told := disk_fault(OSError(reason), Path.cwd())):  # DVC names neither path nor remedy
             reason += f"\n{told}"
         raise StageFailed(name, own_code, f"{reason}\n(log: {log_path})")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from flows import retention
+from components import registry
+from components.errors import TemperError
+from flows import group, parts, retention
 
 
 def gc(main: Path, dry_run: bool) -> None:
     """Remove from DVC's cache what no folder and no registered version needs. Raises TemperError."""
     console = Console(soft_wrap=True)
+    group.join(main)
+    if os.environ.get(parts.BACKEND) and registry.database() is not None:
+        raise TemperError(
+            f"nothing was removed: {parts.BACKEND} names another store, whose versions are not known here while its "
+            f"server is down; `temper up` starts it"
+        )
     keep = retention.kept(main)
     if keep.unknown:
         told = ", ".join(keep.unknown[:5])

@@ -30,6 +30,8 @@ def warnings(then: Matrix, now: Matrix) -> list[str]:
     found = []
     if fields := other_host(then, now):
         found.append(f"OTHER HOST ({'; '.join(fields)}): latencies cannot be compared.")
+    if then["threads"] != now["threads"]:
+        found.append(f"OTHER THREADS ({then['threads']} → {now['threads']}): latencies cannot be compared.")
     if then["batch_size"] != now["batch_size"]:
         found.append(f"OTHER BATCH SIZE ({then['batch_size']} → {now['batch_size']}): latencies cannot be compared.")
     if then["data_sha256"] != now["data_sha256"]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components import answers, champion, observe, promote
@@ -42,6 +43,22 @@ def test_answers_the_test_rows(known: dict[str, Any], prepared: Path) -> None:
     assert len(given.labels) == 120 and metrics["version"] == 1
     assert metrics["accuracy"] == given.accuracy()
     assert Record.read(OUT).status == "ok"
+
+
+def test_one_that_answers_nan_is_not_compared_and_stops_nothing(
+    known: dict[str, Any], prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = answers.ask
+
+    def overflown(*given: Any) -> Any:
+        answered = asked(*given)
+        answered.logits[3] = np.nan
+        return answered
+
+    monkeypatch.setattr(answers, "ask", overflown)
+    assert run(known, prepared) == {}
+    told = Record.read(OUT)
+    assert told.status == "not measured" and "1 of 120 test rows with NaN or infinite logits" in told.reason
 
 
 def test_none_yet_is_not_measured(known: dict[str, Any], prepared: Path) -> None:

@@ -106,6 +106,14 @@ def test_another_confidence_than_the_matrix_has_takes_the_score_interval() -> No
     assert shown_low(paired | {"interval": "identical", "low": 0.0}, 0.99, 0.95) == 0
 
 
+def test_a_class_without_test_rows_keeps_no_cap() -> None:
+    asked = policy(caps=Caps(worst_class_drop=0.5))
+    told = {"rows": 0, "accuracy": None, "change": None}
+    assert judged(asked, classes={"one": {"rows": 9, "accuracy": 1.0, "change": 0.0}})["feasible"]
+    found = judged(asked, classes={"one": told})
+    assert not found["feasible"] and "class one: not measured" in " ".join(found["reasons"])
+
+
 def test_caps_hold_against_the_champion_too() -> None:
     champion = against(0.0) | {"flips": {"right_to_wrong": 0.1}, "class_change": {"class": "one", "change": -0.3}}
     out = judged(policy(caps=Caps(flips=0.05, worst_class_drop=0.1)), versus_champion=champion)

@@ -191,6 +191,18 @@ def test_a_schedule_that_changes_while_it_is_up_is_taken_up(up: Up) -> None:
     until(lambda: (crons("quick"), crons("params.yaml")) == (["0 3 * * *"], []))
 
 
+def test_a_preset_that_comes_while_it_is_up_is_scheduled_and_may_go_again(up: Up) -> None:
+    def known() -> set[str]:
+        return {deployment["name"] for deployment in up.ask("/deployments/filter", {})}
+
+    before, preset = known(), up.folder / "presets/afresh.yaml"
+    preset.write_text(PRESET.replace("name: quick", "name: afresh"))
+    until(lambda: "afresh" in known())
+    assert "afresh" in up.deployment("afresh")["parameter_openapi_schema"]["properties"]["preset"]["enum"]
+    preset.unlink()
+    until(lambda: known() == before)
+
+
 def test_a_run_by_hand_then_nothing_to_do(up: Up) -> None:
     run = up.trigger(dry_run=True)
     assert up.ended(run) == ("Completed", "dry run: nothing was promoted")

@@ -64,6 +64,7 @@ def test_every_cell_of_both_says_what_became_of_it() -> None:
         ),
         ({"data_sha256": "b" * 64, "test_rows": 500}, "OTHER DATA (", "98.1 %", "(-1.2)"),
         ({"batch_size": 32}, "OTHER BATCH SIZE (1 → 32)", "(-1.2)", "x)"),
+        ({"threads": 8}, "OTHER THREADS (2 → 8)", "(-1.2)", "x)"),
         ({"margin": 0.05}, "OTHER QUESTION (base/fp32, 2 points → base/fp32, 5 points)", "(-1.2)", "nothing is"),
     ],
 )
