@@ -102,3 +102,14 @@ def test_cases_that_take_long_are_shared_out_and_all_else_by_file(drill: ModuleT
     assert f"def {drill.APART.removeprefix('::')}" in stages.read_text("utf-8")
     assert unit(f"a.py{drill.APART}x[tree]") != unit(f"a.py{drill.APART}x[child]")
     assert unit("a.py::test_x[1]") == unit("a.py::test_y") == "a.py"
+
+
+def test_what_takes_long_begins_first(drill: ModuleType) -> None:
+    def item(name: str) -> SimpleNamespace:
+        mark = SimpleNamespace(hook=None)
+        return SimpleNamespace(nodeid=name, path=Path(name.partition("::")[0]), get_closest_marker=lambda _: mark)
+
+    items = [item("a.py::test_x"), item(f"b.py{drill.APART}x[tree]"), item("c.py::test_y")]
+    config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: None))
+    drill.pytest_collection_modifyitems(config, items)
+    assert [one.nodeid[0] for one in items] == ["b", "a", "c"]
