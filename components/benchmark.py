@@ -37,7 +37,7 @@ Call = Callable[[Inputs], Any]
 
 # What timings hang on: of another machine's they say nothing. dvc.yaml lists the same fields.
 HOST = (
-    *("machine", "isa", "cores", "gpu", "providers"),
+    *("machine", "isa", "cores", "gpu", "driver", "providers"),
     *("onnx", "onnxruntime", "tensorrt", "torch", "transformers"),
 )
 EAGER, CONTROL = "eager", "control"
