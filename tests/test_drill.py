@@ -106,8 +106,7 @@ def test_cases_that_take_long_are_shared_out_and_all_else_by_file(drill: ModuleT
 
 def test_what_takes_long_begins_first(drill: ModuleType) -> None:
     def item(name: str) -> SimpleNamespace:
-        mark = SimpleNamespace(hook=None)
-        return SimpleNamespace(nodeid=name, path=Path(name.partition("::")[0]), get_closest_marker=lambda _: mark)
+        return SimpleNamespace(nodeid=name, path=Path(name.partition("::")[0]), get_closest_marker=lambda mark: mark)
 
     items = [item("a.py::test_x"), item(f"b.py{drill.APART}x[tree]"), item("c.py::test_y")]
     config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: None))

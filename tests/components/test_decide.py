@@ -313,3 +313,10 @@ def test_the_stage_writes_the_decision_and_the_page(tmp_path: Path) -> None:
     source.write_text(json.dumps(whole_matrix() | {"schema": 0}), "utf-8")
     with pytest.raises(TemperError, match="schema version"):
         run(policy(), tmp_path, tmp_path / "champion.json", out)
+
+
+def test_without_a_control_the_decision_says_that_no_speed_can_be_told() -> None:
+    measured = matrix(row("base/fp32"), row("base/int8", latency_ms=0.5))
+    words = "the reference was not timed against its own copy"
+    assert words in decide(measured | {"control": {"speed_verdict": {}}}, policy(), NOBODY)["reason"]
+    assert words not in decide(measured | {"control": {"speed_verdict": {"1": "same"}}}, policy(), NOBODY)["reason"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,13 @@ def test_a_journal_that_cannot_be_written_moves_nothing(four: list[Line]) -> Non
     FILE.mkdir()
     with pytest.raises(OSError, match="directory"):  # reading comes first
         add(3, 4)
+
+
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as the owner of a folder outside."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(journal.getpass, "getuser", nameless)
+    assert journal._user() == f"uid {os.getuid()}"

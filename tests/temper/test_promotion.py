@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 from components import journal, move, registry, smoke, tracking
 from components.decide import decide
 from components.hashing import sha256_file
-from components.params import Bounds, Caps, Policy
+from components.params import Caps
 from components.smoke import Proof
 from temper import matrix as command
 from temper.__main__ import app
 from temper.promote import explain
 from tests.components.matrices import matrix
+from tests.components.test_decide import policy
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {
@@ -159,15 +160,7 @@ def test_rollback_takes_one_command_and_says_what_it_did(workspace: Path) -> Non
 
 
 def test_the_matrix_says_what_became_of_its_winner(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {"version": 1, "digest": "digest1"}
-    policy = Policy(
-        metric="accuracy",
-        margin=0.02,
-        batch_size=1,
-        objective="latency_ms",
-        bounds=Bounds(latency_ms=None, size_mb=None),
-    )
-    decision = decide(matrix(), policy, made)
+    decision = decide(matrix(), policy(), {"version": 1, "digest": "digest1"})
     for path, content in ((command.MATRIX, matrix()), (command.DECISION, decision)):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(content), "utf-8")
@@ -187,17 +180,10 @@ def test_the_matrix_says_what_became_of_its_winner(workspace: Path, monkeypatch:
 
 
 def test_the_dry_run_explains_each_gate_of_each_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    policy = Policy(
-        metric="accuracy",
-        margin=0.02,
-        batch_size=1,
-        objective="latency_ms",
-        bounds=Bounds(latency_ms=0.5, size_mb=None),
-        caps=Caps(ece=0.5),
-    )
+    asked = policy(latency_ms=0.5, caps=Caps(ece=0.5))
     measured = matrix()
     champion: dict[str, Any] = {"version": 3, "digest": "x"}
-    explain(decide(measured, policy, champion) | {"policy": policy.model_dump()})
+    explain(decide(measured, asked, champion) | {"policy": asked.model_dump()})
     said = capsys.readouterr().out
     for row in measured["cells"]:
         assert f"{row['cell']}: may" in said
