@@ -40,8 +40,6 @@ CODE = (
     "components/session.py",
     "components/slim.py",
 )
-# Fields of host.json beside those of the runtime: what quantizes and halves, and what a device hangs on.
-TOOLS = ("driver", "onnx", "onnxruntime", "torch")
 
 
 def run(
@@ -73,7 +71,6 @@ def run(
     def inputs(name: str) -> str:
         files = [data / "spec.json", data / "validation.parquet", data / "calibration.parquet", exported]
         told = {field: machine[field] for field in runtime.runtime_of(mine[name]).HOST}
-        told |= {field: machine.get(field) for field in TOOLS}
         made_from = [mine[name].model_dump(), parity.model_dump(), threads, told]
         members = [f"components/tasks/{spec.task}.py", *runtime.code_of(mine[name])]
         return fingerprint_cell([*CODE, *members], *files, *made_from)
