@@ -147,7 +147,8 @@ def _quality(row: Mapping[str, Any], matrix: Mapping[str, Any]) -> Iterator[str]
     if champion := row["versus_champion"]:
         ends = (champion["difference"], champion["low"], champion["high"])
         yield ""
-        yield f"Against the champion before it: {safe(words.points(*ends))} points, {champion['verdict']}."
+        beware = f" Beware: {seen}." if (seen := words.seen_words(matrix)) else ""
+        yield f"Against the champion before it: {safe(words.points(*ends))} points, {champion['verdict']}.{beware}"
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from components import answers, package, runtime, text
 from components.cell import Record
-from components.data import TOKENIZER, Rows, Spec, read_rows
+from components.data import SPLITS, TOKENIZER, Placing, Rows, Spec, read_rows
 from components.errors import TemperError
 
 
@@ -47,8 +47,22 @@ def run(threads: int, data: Path, champion: Path, out: Path) -> dict[str, float]
             return {}
     written = answers.write(answered, out, data / "test.parquet")
     figures = {"accuracy": answered.accuracy(), "rows": len(answered.labels)}
-    Record("ok", figures={**figures, **written}).write(out)
+    share = trained_on(spec.placing, its.placing) if spec.placing and its.placing else 0.0
+    Record("ok", figures={**figures, **written, "trained_on_share": share}).write(out)
     return {"version": known["version"], **figures}
+
+
+def trained_on(now: Placing, then: Placing) -> float | None:
+    """About which share of today's test rows the champion was trained on, if they were among its data; None where
+    that cannot be told, since rows are told apart by something else."""
+    if now.key != then.key:
+        return None
+    train, test = SPLITS.index("train"), SPLITS.index("test")
+    if "test" in now.declared:  # and if it was so then, nothing that is test was train
+        return 0.0 if "test" in then.declared else then.shares[train]
+    start, end = sum(now.shares[:test]), sum(now.shares[: test + 1])
+    overlap = min(end, sum(then.shares[: train + 1])) - max(start, sum(then.shares[:train]))
+    return round(max(overlap / (end - start), 0.0), 6)
 
 
 def asked(spec: Spec, its: Spec, data: Path, folder: Path) -> Rows | None:

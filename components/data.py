@@ -28,6 +28,16 @@ class Vocabulary(BaseModel):
     sha256: str  # of tokenizer.json
 
 
+class Placing(BaseModel):
+    """By what rows fell into splits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str | None  # the column that rows are told apart by; None: by what they hold
+    declared: list[str]  # splits that the data name themselves, beside train
+    shares: list[float]  # by split, of the rows that the data name none for: each takes its part of [0, 1] in turn
+
+
 class Spec(BaseModel):
     """What `prepare` learned: all that a model must know of its data, shipped with every model and build."""
 
@@ -39,6 +49,7 @@ class Spec(BaseModel):
     classes: list[str]
     statistics: dict[str, list[float]]  # of the training split, for preprocessing
     vocabulary: Vocabulary | None  # of text
+    placing: Placing | None = None  # None: made before it was written down
 
     @classmethod
     def read(cls, directory: Path) -> Spec:

@@ -20,6 +20,7 @@ from components.gates import Check, checks
 from components.hashing import sha256_file
 from components.params import Policy
 from components.report import page
+from components.report.words import seen_words
 
 Row = Mapping[str, Any]
 ARTIFACTS = ("decision.json", "report.html")  # of the pipeline's tracked run
@@ -136,6 +137,8 @@ def decide(matrix: Mapping[str, Any], policy: Policy, champion: Mapping[str, Any
         )
     if version is not None and matrix["champion"]["status"] != "ok":
         words += f"; the champion was not compared: {matrix['champion']['reason']}"
+    if version is not None and (flattered := seen_words(matrix)):
+        words += f"; beware: {flattered}"
     control = matrix["control"].get("speed_verdict", {}).get(str(policy.batch_size), "none")
     if control == "none":
         words += "; beware: the reference was not timed against its own copy, so no speed can be told from noise"

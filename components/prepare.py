@@ -22,7 +22,7 @@ from components import corpus as unlabelled
 from components.batches import batches, open_parquet
 from components.blocks import Blocks, positions
 from components.checkpoint import fetch
-from components.data import SPLITS, Spec
+from components.data import SPLITS, Placing, Spec
 from components.digests import digests, repeated
 from components.errors import DataError
 from components.params import OfCheckpoint, Prepare, Task, TextClassification
@@ -201,6 +201,7 @@ def run(task: Task, prepare: Prepare, valid: Path, checkpoint: Path, raw: Path, 
         classes=task.classes,
         statistics=statistics,
         vocabulary=learned.vocabulary,
+        placing=Placing(key=task.columns.key, declared=declared, shares=shares),
     ).write(out)
     beside: dict[str, dict[str, int]] = {}
     if prepare.corpus is not None and isinstance(task, TextClassification) and learned.vocabulary is not None:

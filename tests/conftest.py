@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from components.data import Spec
+from components.data import Placing, Spec
 from components.schemas import image_classification
 from components.stage import QUIET
 
@@ -74,6 +74,7 @@ def prepared_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shape=[8, 8],
         classes=classes,
         statistics=statistics,
+        placing=Placing(key="row", declared=[], shares=[0.6, 0.1, 0.1, 0.2]),
     ).write(out)
     return out
 

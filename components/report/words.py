@@ -159,6 +159,14 @@ def control_words(matrix: Mapping[str, Any]) -> str:
     return words
 
 
+def seen_words(matrix: Mapping[str, Any]) -> str:
+    """What flatters the champion, if rows were split in another way when it was trained; else empty."""
+    share = matrix["champion"].get("trained_on_share", 0.0)
+    if share is None:
+        return "the champion's rows were told apart by another key, so it may have been trained on these test rows"
+    return f"about {share:.0%} of these test rows may be what the champion was trained on" if share else ""
+
+
 def on_front(row: Row) -> bool:
     """Whether nothing dominates the cell; a list is empty for it, and None where nothing was measured."""
     return bool(row["dominated_by"] == [])

@@ -103,7 +103,7 @@ def make_build() -> Callable[..., str]:
         from onnx import TensorProto, helper, numpy_helper
 
         from components import runtime
-        from components.data import Spec
+        from components.data import Placing, Spec
 
         folder = Path("work/builds") / variant / target
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +127,7 @@ def make_build() -> Callable[..., str]:
             shape=[8, 8],
             classes=[str(i) for i in range(10)],
             statistics={"mean": [4.9], "std": [6.0]},
+            placing=Placing(key="row", declared=[], shares=[0.6, 0.1, 0.1, 0.2]),
         )
         made = runtime.write_build(folder, "onnx_fp32", "onnxruntime", "model.onnx", {}, spec)
         return str(made["digest"])

@@ -48,6 +48,9 @@ def test_says_what_was_measured_and_against_what() -> None:
     assert "| calibration error (ECE) | 0.0210 | +0.0040 (-0.0020 to +0.0110) |" in measured
     assert "2 rows now right, 9 now wrong" in measured
     assert "Against the champion before it: +0.1 \\[-0.8, +0.9\\] points, no worse." in measured
+    measured = MATRIX | {"champion": MATRIX["champion"] | {"trained_on_share": 0.25}}
+    beware = "no worse. Beware: about 25% of these test rows may be what the champion was trained on."
+    assert beware in page(row_of("compact/int8_dynamic"), matrix=measured)
     speed = section(told, "Speed and size")
     assert [line.split(" | ")[0] for line in speed.splitlines()[:4]] == ["| batch", "| ---", "| 1", "| 32"]
     assert "peak, above the process without it: 5.50 MB; loading took 12.0 ms" in speed

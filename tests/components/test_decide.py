@@ -118,6 +118,17 @@ def test_a_champion_that_could_not_be_compared_is_told() -> None:
     assert "the champion was not compared: it cannot be opened" in decision["reason"]
 
 
+@pytest.mark.parametrize(
+    ("share", "told"), [(0.0, ""), (0.4, "beware: about 40% of these test rows"), (None, "beware: the champion's rows")]
+)
+def test_a_champion_that_knows_test_rows_is_told(share: float | None, told: str) -> None:
+    measured = matrix(row("base/fp32", versus_champion=against(0.0)), champion="ok")
+    measured["champion"]["trained_on_share"] = share
+    reason = decide(measured, policy(), {"version": 3, "digest": "other"})["reason"]
+    assert told in reason and bool(told) == ("beware" in reason)
+    assert "beware" not in decide(measured, policy(), NOBODY)["reason"]
+
+
 def test_noise_does_not_replace_the_champion() -> None:
     rows = [row("a/fp32", latency_ms=0.50), row("b/fp32", latency_ms=0.51)]
     decision = decide(matrix(*rows), policy(), {"version": 1, "digest": "sha-b/fp32"})

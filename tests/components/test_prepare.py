@@ -60,6 +60,7 @@ def test_every_row_lands_on_one_side_and_reads_back(tmp_path: Path) -> None:
     metrics, out = run(tmp_path, rows(400))
     spec = Spec.read(out)
     assert (spec.shape, spec.classes) == ([1, 2], ["a", "b"])
+    assert spec.placing and spec.placing.shares == pytest.approx([0.6, 0.1, 0.1, 0.2])
     assert sum(metrics["rows"].values()) == len(sides(out)) == 400
     for name, share in (("train", 0.6), ("test", 0.2)):
         assert metrics["rows"][name] == pytest.approx(400 * share, rel=0.3)
