@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from components import ending
 from components.disk import disk_fault
 from components.errors import NotMeasured, Refused
 from components.redaction import without_secrets
@@ -77,6 +78,7 @@ def each(
         except MACHINE_FAULTS:
             raise
         except Exception as error:
+            ending.check()
             if full := disk_fault(error, folder):  # of a library that raises no OSError
                 raise full from error
             reason = f"{type(error).__name__}: {' '.join(without_secrets(str(error)).split())[:300]}"

@@ -28,10 +28,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from components import intact, record, redaction, registry, scratch
+from components import ending, intact, record, redaction, registry, scratch
 from components.disk import disk_faults
 from components.errors import ParamsError, TemperError
 from components.files import append_line, write_atomic
@@ -66,12 +65,6 @@ def end_with_driver() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def told_to_end(number: int, frame: FrameType | None) -> None:
-    """Leave by way of what cleans up, which a second signal shall not break off."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 def follow_run() -> None:
@@ -238,6 +231,7 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
     try:
         with machine_lock(LOCKS.get(stage), stage):
             metrics = run(**values, **paths) or {}
+        ending.check()
         if curve_path:
             write_curve(aside / "steps.jsonl", curve_path)
         if metrics_path:
@@ -245,8 +239,10 @@ def execute(stage: str, item: str | None, paths: dict[str, Path]) -> None:
         if out is not None:
             put_in_place(aside, out)
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):  # SystemExit: main's answer to SIGTERM
-        status = "KILLED"
+    except BaseException as error:
+        if ending.told() or isinstance(error, KeyboardInterrupt | SystemExit):
+            status = "KILLED"
+        ending.check()
         raise
     finally:
         if recorder:
@@ -269,7 +265,7 @@ def main(arguments: list[str]) -> int:
     redaction.guard()
     for noisy in ("torch", "onnxscript", "onnx_ir", "great_expectations", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, told_to_end)
+    ending.listen()
     end_with_driver()
     words = [word for word in arguments if "=" not in word]
     if not words or len(words) > 2:

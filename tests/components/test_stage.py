@@ -105,6 +105,40 @@ def test_a_stopped_stage_is_killed_not_failed_and_resumes_with_its_whole_curve(w
     assert not (workspace / "work/aside/count").exists()
 
 
+LOSES = """
+import os, signal, time
+from pathlib import Path
+from components import cell
+
+def run(seed, out: Path):
+    def work(target, folder):
+        try:
+            os.kill(os.getpid(), int(Path("number").read_text()))
+            time.sleep(10)
+        except BaseException as error:  # as a library does that is in the middle of an import
+            if Path("swallows").exists():
+                return {}
+            raise AttributeError("module has no attribute 'exc'") from error
+    cell.each(["fp32"], work, lambda target: "x", out, None)
+"""
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.hardening("A7", "SIGTERM, Ctrl-C to a stage in a library that takes them for a failure of its own")
+def test_being_told_to_end_is_no_failure_of_a_cell(workspace: Path, number: int, swallows: bool) -> None:
+    (workspace / "count.py").write_text(LOSES)
+    (workspace / "number").write_text(str(int(number)))
+    if swallows:
+        (workspace / "swallows").touch()
+    process = start(workspace)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert "failed" not in said and "Traceback" not in said
+    assert records(workspace)[-1]["status"] == "KILLED"
+    assert not (workspace / "work/count").exists()
+
+
 def test_other_params_start_anew_and_the_last_output_is_there_to_look_at(workspace: Path) -> None:
     finish(workspace)
     assert (workspace / "work/count/previous").read_text() == "None"

@@ -34,6 +34,7 @@ EXEMPT = {
     ),
     "components.redaction",
     "components.disk",
+    "components.ending",
     "components.scratch",
     "components",
 }
