@@ -91,7 +91,9 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
     order = [*whole.lock(), "promote"]
     times, early = 0, False
     stages = ("observe", *[name for name in order if name not in ALWAYS], "promote")
-    for stage, third in product(stages, range(MOMENTS)):
+    todo = list(product(stages, range(MOMENTS)))
+    while todo:
+        stage, third = todo.pop(0)
         finished = killed.finished()
         if stage in finished:  # it ended beside one that was killed, or just before the kill: once more, then
             killed.forget(stage)
@@ -108,7 +110,10 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
         share /= 2 if stage == "promote" else 1  # nothing comes after it that could be killed in its stead
         time.sleep(share * max(0.1, durations.get(stage, 1.5) - LOADING_S))
         if process.poll() is not None:  # it was so much quicker than the run that was timed
-            assert (stage, process.returncode) == ("promote", 0), process.communicate()[0][-3000:]
+            assert process.returncode == 0, process.communicate()[0][-3000:]
+            if stage != "promote":  # which has nothing to do a second time
+                durations[stage] /= 2
+                todo.insert(0, (stage, third))
             continue
         assert not killed.ran(process) & finished, stage
         kill(killed, process, stage)
