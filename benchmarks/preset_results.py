@@ -31,7 +31,7 @@ Each table is one preset, run from a fresh clone by one command; benchmarks/pres
 matrices that it kept under benchmarks/results/. Accuracy is that of the test split, which nothing was chosen on.
 
 Beside others: [training](../benchmarks/results/against_trainers.md) (Hugging Face Trainer, Lightning),
-[INT8](../benchmarks/results/against_olive.md) (Olive).
+[INT8](../benchmarks/results/against_olive.md) (Olive); each of the presets' bases as they were on its date.
 """
 
 
