@@ -49,14 +49,16 @@ class Killed:
         logs = self.workspace.folder.glob(f".temper/logs/run-*-{process.pid}/*.log")
         return {log.stem for log in logs if "Running stage" in log.read_text("utf-8", errors="replace")} - {*ALWAYS}
 
-    def until_begun(self, process: subprocess.Popen[str], stage: str) -> None:
+    def until_begun(self, process: subprocess.Popen[str], stage: str) -> bool:
+        """False if the run ended well without it: it was in DVC's run cache already, though not in dvc.lock."""
         end = time.monotonic() + 300
         while time.monotonic() < end and process.poll() is None:
             if self.task(process, stage) is not None:
-                return
+                return True
             time.sleep(0.01)  # promote is through in half a second
-        said = process.communicate()[0] if process.poll() is not None else ""
-        raise AssertionError(f"{stage} did not begin: {said[-3000:]}")
+        assert process.poll() is not None, f"{stage} did not begin"
+        assert process.returncode == 0, process.communicate()[0][-3000:]
+        return False
 
     def task(self, process: subprocess.Popen[str], stage: str) -> psutil.Process | None:
         """The process in which a stage computes."""

@@ -57,7 +57,7 @@ def test_a_stopped_training_is_tracked_as_killed_in_ten_seconds_and_its_locks_ar
     fit = SMALL["variants"]["base"]["fit"] | {"epochs": 10_000, "patience": 10_000}
     killed.workspace.write_params({"variants": {"base": SMALL["variants"]["base"] | {"fit": fit}}})
     process = killed.start()
-    killed.until_begun(process, "make@base")
+    assert killed.until_begun(process, "make@base")
     until(lambda: states(folder).get("make@base") == "RUNNING", 60)
     began = time.monotonic()
     process.terminate()

@@ -105,7 +105,10 @@ def test_killed_in_every_stage_the_next_run_goes_on_and_ends_as_an_uninterrupted
             finished -= {"champion", *TIMED[1:]}
             early = early or stage != "promote"
         process = killed.start()
-        killed.until_begun(process, stage)
+        if not killed.until_begun(process, stage):
+            assert stage not in ALWAYS, process.communicate()[0][-3000:]
+            todo.insert(0, (stage, third))  # it is in dvc.lock now, and so forgotten
+            continue
         share = (third + moments.random()) / MOMENTS
         share /= 2 if stage == "promote" else 1  # nothing comes after it that could be killed in its stead
         time.sleep(share * max(0.1, durations.get(stage, 1.5) - LOADING_S))
