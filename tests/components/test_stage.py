@@ -58,7 +58,8 @@ def workspace(tmp_path: Path) -> Path:
 def start(workspace: Path) -> subprocess.Popen[str]:
     words = ["count", "out=work/count", "metrics=work/count.json", "curve=work/count.csv"]
     return subprocess.Popen(
-        [sys.executable, "-m", "components.stage", *words],
+        # Ctrl-C reaches it, though whoever started the tests in the background ignores that.
+        ["env", "--default-signal=INT", sys.executable, "-m", "components.stage", *words],
         cwd=workspace,
         env={**os.environ, "PYTHONPATH": f"{workspace}/plant:{workspace}", "TEMPER_RUN": "test"},
         stderr=subprocess.PIPE,

@@ -108,7 +108,7 @@ class Killed:
                 continue
         return found
 
-    def until_quiet(self, seconds: float = 5.0) -> list[str]:
+    def until_quiet(self, seconds: float = 10.0) -> list[str]:
         end = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.05)
