@@ -47,8 +47,8 @@ def run(threads: int, data: Path, champion: Path, out: Path) -> dict[str, float]
             return {}
     written = answers.write(answered, out, data / "test.parquet")
     figures = {"accuracy": answered.accuracy(), "rows": len(answered.labels)}
-    share = trained_on(spec.placing, its.placing) if spec.placing and its.placing else 0.0
-    Record("ok", figures={**figures, **written, "trained_on_share": share}).write(out)
+    told = {"trained_on_share": trained_on(spec.placing, its.placing)} if spec.placing and its.placing else {}
+    Record("ok", figures={**figures, **written, **told}).write(out)
     return {"version": known["version"], **figures}
 
 
